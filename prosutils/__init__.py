@@ -1,0 +1,1 @@
+"""ProS (CVPR 2024): prompt tuning of CLIP for universal cross-domain retrieval, taught, implemented and measured."""

@@ -1,0 +1,204 @@
+"""CLIP through open_clip, with towers that accept prompt tokens.
+
+Two backbones share every line below: mini-CLIP (shipped with this package, for two CPU cores) and open_clip's models
+(ViT-B-32-quickgelu with OpenAI's weights is the paper's).
+"""
+import re
+from importlib import resources
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from .config import UserError
+
+#: Widths of mini-CLIP. 56 x 56 pixels in patches of 8 give 7 x 7 patches: the same 49 + 1 tokens as ViT-B/32 at 224.
+MINI = dict(image_size=56, patch_size=8, width=192, layers=4, text_layers=2, context_length=32, vocab_size=8192)
+MINI_MEAN, MINI_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class MiniTokenizer(SimpleTokenizer):
+    """CLIP's byte-pair encoding, cut after its first merges so that the vocabulary has `vocab_size` entries."""
+
+    def __init__(self, vocab_size=MINI["vocab_size"], context_length=MINI["context_length"]):
+        super().__init__(context_length=context_length)
+        merges = list(self.bpe_ranks)[: vocab_size - 2 * 256 - 2]
+        letters = list(bytes_to_unicode().values())
+        special = ["<start_of_text>", "<end_of_text>"]
+        vocabulary = letters + [x + "</w>" for x in letters] + ["".join(pair) for pair in merges] + special
+        self.encoder = {token: i for i, token in enumerate(vocabulary)}
+        self.decoder = {i: token for token, i in self.encoder.items()}
+        self.bpe_ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self.cache = {token: token for token in special}
+        self.vocab_size = len(vocabulary)
+        self.sot_token_id, self.eot_token_id = (self.encoder[token] for token in special)
+        self.all_special_ids = [self.sot_token_id, self.eot_token_id]
+
+
+def convolutional_stem(width, normalise=True):
+    """Six 3 x 3 convolutions in the place of CLIP's patch convolution: [B, 3, 56, 56] -> [B, width, 7, 7].
+
+    At this size a stem learns several times faster than a single 8 x 8 patch convolution. Batch norm
+    (`normalise=True`) is for pre-training; `fold_batch_norm` removes it before the weights are shipped.
+    """
+    layers, channels = [], 3
+    for out, stride in ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1)):
+        layers += [nn.Conv2d(channels, out, 3, stride, 1, bias=not normalise)]
+        layers += [nn.BatchNorm2d(out)] if normalise else []
+        layers += [nn.ReLU()]
+        channels = out
+    return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
+
+
+def fold_batch_norm(stem):
+    """The same function as `stem` in evaluation mode, without batch norm."""
+    modules, folded = list(stem), []
+    for module, following in zip(modules, modules[1:] + [None]):
+        if isinstance(following, nn.BatchNorm2d):
+            module = nn.utils.fusion.fuse_conv_bn_eval(module.eval(), following.eval())
+        if not isinstance(module, nn.BatchNorm2d):
+            folded.append(module)
+    return nn.Sequential(*folded)
+
+
+def build_mini(normalise=False):
+    """mini-CLIP with random weights: open_clip's CLIP, small, with a convolutional stem.
+
+    `normalise=True` keeps batch norm in the stem (pre-training only).
+    """
+    width = MINI["width"]
+    model = CLIP(
+        embed_dim=width, quick_gelu=True,
+        vision_cfg=CLIPVisionCfg(image_size=MINI["image_size"], patch_size=MINI["patch_size"], width=width,
+                                 layers=MINI["layers"], head_width=64),
+        text_cfg=CLIPTextCfg(context_length=MINI["context_length"], vocab_size=MINI["vocab_size"], width=width,
+                             heads=width // 64, layers=MINI["text_layers"]))
+    model.visual.conv1 = convolutional_stem(width, normalise)
+    return model
+
+
+def run_blocks(blocks, tokens, rows, attn_mask=None):
+    """Transformer blocks of which only some positions are read afterwards.
+
+    tokens [B, T, W], rows: [R] (the same positions in every sample) or [B] (one position each).
+    Returns [B, R, W], R = 1 in the second case. Same numbers as running everything: in the last block keys and values
+    are needed at all positions, queries, output projection and MLP only at `rows` (METHOD.md, "Exact savings").
+    """
+    for block in blocks[:-1]:
+        tokens = block(tokens, attn_mask=attn_mask)
+    last = blocks[-1]
+    context = last.ln_1(tokens)                                                     # [B, T, W]
+    if rows.ndim == 1 and len(rows) == len(tokens) and attn_mask is not None:
+        pick = rows[:, None, None].expand(-1, 1, tokens.shape[-1])
+        query, tokens = context.gather(1, pick), tokens.gather(1, pick)             # [B, 1, W]
+        # A position sees what the causal mask lets it see: a row of the mask per sample and head.
+        attn_mask = attn_mask[rows].repeat_interleave(last.attn.num_heads, 0)[:, None]   # [B*heads, 1, T]
+    else:
+        query, tokens = context[:, rows], tokens[:, rows]                           # [B, R, W]
+    attended = last.attn(query, context, context, need_weights=False, attn_mask=attn_mask)[0]
+    tokens = tokens + last.ls_1(attended)
+    return tokens + last.ls_2(last.mlp(last.ln_2(tokens)))
+
+
+class PromptableCLIP(nn.Module):
+    """A CLIP whose image tower takes prompt tokens between the class token and the patches.
+
+    Attributes: `model` (open_clip's CLIP), `tokenizer`, `image_size` (pixels), `mean`, `std` (of the pixels in
+    [0, 1]), `width` (W, of the image tower), `text_width`, `dim` (D, of the joint space), `name`.
+    """
+
+    def __init__(self, model, tokenizer, mean, std, name):
+        super().__init__()
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.mean, self.std = tuple(mean), tuple(std)
+        visual = model.visual
+        size = visual.image_size
+        self.image_size = size[0] if isinstance(size, (tuple, list)) else size
+        self.width, self.dim = visual.proj.shape
+        self.text_width = model.token_embedding.weight.shape[1]
+
+    def patches(self, images):
+        """[B, 3, H, W] normalised pixels -> [B, N, W] patch embeddings with their positional embedding."""
+        visual = self.model.visual
+        return visual.conv1(images).flatten(2).transpose(1, 2) + visual.positional_embedding[1:]
+
+    def encode_tokens(self, patches, prompts=None, read_out=0, token_dropout=0.0):
+        """Image features [B, D] of `[cls + pos_0 ; prompts ; patches]`, read at position `read_out`.
+
+        patches [B, N, W] from `patches`; prompts [B, P, W] or None, without positional embedding (METHOD.md).
+        `token_dropout` is the probability with which an entry of the whole sequence is dropped before ln_pre.
+        """
+        visual = self.model.visual
+        class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
+        parts = [class_token, patches] if prompts is None else [class_token, prompts, patches]
+        tokens = torch.cat([part.to(patches.dtype) for part in parts], 1)           # [B, 1+P+N, W]
+        tokens = nn.functional.dropout(tokens, token_dropout) if token_dropout else tokens
+        rows = torch.tensor([read_out], device=tokens.device)
+        out = run_blocks(visual.transformer.resblocks, visual.ln_pre(tokens), rows)[:, 0]   # [B, W]
+        return visual.ln_post(out) @ visual.proj
+
+    def encode_image(self, images, prompts=None, read_out=0):
+        """[B, 3, H, W] normalised pixels (and prompts [B, P, W]) -> features [B, D], not L2-normalised."""
+        return self.encode_tokens(self.patches(images), prompts, read_out)
+
+    def encode_embeddings(self, embeddings, end):
+        """Text features [C, D] of token embeddings [C, L, Wt]; `end` [C] is the position of each end-of-text token.
+
+        Captions are causal: positions after the longest caption's end are left out, which changes nothing.
+        """
+        model, length = self.model, int(end.max()) + 1
+        tokens = embeddings[:, :length] + model.positional_embedding[:length]
+        out = run_blocks(model.transformer.resblocks, tokens, end, model.attn_mask[:length, :length])[:, 0]
+        return model.ln_final(out) @ model.text_projection
+
+    def encode_text(self, captions):
+        """Captions (a list of C strings) -> features [C, D], not L2-normalised."""
+        tokens = self.tokenizer(captions).to(self.model.token_embedding.weight.device)      # [C, 77]
+        return self.encode_embeddings(self.model.token_embedding(tokens), tokens.argmax(1))
+
+
+def load_clip(name="mini", pretrained=None):
+    """A frozen backbone in evaluation mode.
+
+    name: "mini" (shipped weights, or those of the file `pretrained`) or an open_clip model name such as
+    "ViT-B-32-quickgelu"; then `pretrained` is an open_clip tag ("openai": downloaded on first use), a local
+    checkpoint, or None for random weights (shapes and speed only).
+    Raises UserError for an unknown name, an unreadable file, OpenAI's weights in a model with another activation,
+    or a failed download.
+    """
+    clip = _load_mini(pretrained) if name == "mini" else _load_open_clip(name, pretrained)
+    return clip.requires_grad_(False).eval()
+
+
+def _load_mini(path):
+    path = Path(path) if path else Path(str(resources.files("prosutils") / "data" / "miniclip.safetensors"))
+    model = build_mini()
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key).float() for key in file.keys()}
+        model.load_state_dict(state)
+    except FileNotFoundError:
+        raise UserError(f"There are no mini-CLIP weights at {path}. data_scripts/pretrain_miniclip.py makes them.") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path} does not hold mini-CLIP weights: {str(error)[:300]}") from None
+    return PromptableCLIP(model, MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")
+
+
+def _load_open_clip(name, pretrained):
+    if name not in open_clip.list_models():
+        family = sorted(x for x in open_clip.list_models() if re.match("ViT-[BL]-(16|32)", x))
+        raise UserError(f"Unknown backbone {name!r}. Known: mini, {', '.join(family)} and open_clip's other ViTs.")
+    if str(pretrained) == "openai" and not name.endswith("-quickgelu"):
+        raise UserError(f"OpenAI's weights were trained with QuickGELU; {name} computes another function with them. "
+                        f"Use {name}-quickgelu.")
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"The weights {pretrained!r} of {name} could not be loaded ({str(error)[:200]}). They are "
+                        "downloaded on first use: check the network, or give a local file as `pretrained`.") from None
+    normalise = preprocess.transforms[-1]
+    return PromptableCLIP(model, open_clip.get_tokenizer(name), normalise.mean, normalise.std, name)
