@@ -1,0 +1,405 @@
+"""A `domain/class/image` folder as a table, its splits for universal cross-domain retrieval, and batches drawn from it.
+
+    data = ImageDomains.from_folder("my_images")                    # my_images/sketch/house/0001.png ...
+    split = make_split(data, protocol="UCDR", unseen_domain="sketch")
+    images = Images(data, split.train, train_transform(56, mean, std))
+    batches = BalancedSampler(data, split.train, batch_size=50, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(images, batch_sampler=batches)              # image, class_index, domain_index
+"""
+import itertools
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+from . import pictonet
+from .config import UserError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+#: What a whole file of these formats ends with. A file that does not end so is decoded to find out.
+LAST_BYTES = {"PNG": b"IEND\xaeB\x60\x82", "JPEG": b"\xff\xd9"}
+
+PROTOCOLS = ("UCDR", "UcCDR", "UdCDR")
+GALLERIES = ("unseen", "mixed")
+#: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's.
+GALLERY_DOMAINS = (pictonet.GALLERY_DOMAIN, "real", "photo", "extended_photo")
+#: Share of the classes that is unseen, and of the rest that validates: DomainNet's 45 of 345 and 55 of 300 [METHOD].
+UNSEEN_SHARE, VAL_SHARE = 45 / 345, 55 / 300
+
+
+def open_image(path):
+    """`Image.open` that refuses what Pillow only warns of: a file that unpacks to more pixels than its safety limit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+def load_image(path):
+    """The image in a file as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey scaled to 8 bits.
+
+    Raises UserError, naming the file, when it cannot be decoded or is a decompression bomb.
+    """
+    try:
+        with open_image(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
+                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it.") from error
+
+
+def find_fault(path):
+    """Why a file is not a whole image, or None. Reads its header and last bytes; decodes only where these leave doubt.
+
+    To decode all of DomainNet (600,000 images) takes an hour, this takes minutes, and an interrupted copy or download,
+    the usual damage, shows at the end of the file. Damage in the middle is reported by `load_image`.
+    """
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return "not an image file"
+    try:
+        with open_image(path) as image, open(path, "rb") as file:
+            file.seek(-min(16, path.stat().st_size), 2)
+            ending = LAST_BYTES.get(image.format)
+            if ending is None or not file.read().endswith(ending):
+                image.load()
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        return f"not a readable image: {error}"
+    return None
+
+
+def list_files(root):
+    """The files in `root/*/*/`, sorted by domain, class and name; hidden ones and hidden folders are left out."""
+    def visible(folder):
+        return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
+
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}. Expected {root}/<domain>/<class>/<image>.")
+    try:
+        return [path for domain in visible(root) if domain.is_dir() for name in visible(domain) if name.is_dir()
+                for path in visible(name) if path.name.lower() not in SYSTEM_FILES]
+    except OSError as error:
+        raise UserError(f"{root} cannot be listed: {error}.") from error
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDomains:
+    """All images of a `domain/class/image` folder: one row each, sorted by domain, class and file name."""
+
+    root: Path
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    paths: list[Path]                   # n files
+    domain_index: torch.Tensor          # [n], into `domains`
+    class_index: torch.Tensor           # [n], into `classes`
+    skipped: list[tuple[Path, str]]     # files left out, and why
+
+    @classmethod
+    def from_folder(cls, root, on_error="skip"):
+        """Lists the images in `root/domain/class/`. A class may have no image in some domains.
+
+        Files that are not whole images are left out with a warning and kept in `skipped` (on_error="skip"), or
+        refused (on_error="raise").
+        Raises UserError when the folder is missing, unreadable, without images, or has one domain or class only.
+        """
+        if on_error not in ("skip", "raise"):
+            raise UserError(f"on_error is 'skip' or 'raise', not {on_error!r}.")
+        root = Path(root)
+        files = list_files(root)
+        faults = [find_fault(path) for path in tqdm(files, desc="Checking images", delay=5, leave=False)]
+        skipped = [(path, why) for path, why in zip(files, faults) if why]
+        if skipped:
+            named = ", ".join(f"{path.relative_to(root)} ({why})" for path, why in skipped[:5])
+            more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+            message = f"{len(skipped)} of {len(files)} files in {root} cannot be used: {named}{more}."
+            if on_error == "raise":
+                raise UserError(message + " Remove them, or let them be skipped.")
+            warnings.warn(message + " They are skipped.", stacklevel=2)
+
+        paths = [path for path, why in zip(files, faults) if not why]
+        domain_names, class_names = [path.parts[-3] for path in paths], [path.parts[-2] for path in paths]
+        domains, classes = sorted(set(domain_names)), sorted(set(class_names))
+        for kind, names in (("domain", domains), ("class", classes)):
+            if len(names) < 2:
+                raise UserError(f"{root} holds {f'one {kind} only ({names[0]})' if names else 'no image'}; cross-domain "
+                                f"retrieval needs two or more domains and classes. Expected {root}/<domain>/<class>/"
+                                f"<image>, images ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+        return cls(root, tuple(domains), tuple(classes), paths, torch.tensor([domains.index(x) for x in domain_names]),
+                   torch.tensor([classes.index(x) for x in class_names]), skipped)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def load(self, row):
+        """Image of a row as PIL RGB; see `load_image`."""
+        return load_image(self.paths[row])
+
+    def rows(self, domains, classes):
+        """Row numbers [m] of the images of these domains and classes (names), ascending."""
+        in_domains = torch.isin(self.domain_index, torch.tensor([self.domains.index(x) for x in domains]))
+        in_classes = torch.isin(self.class_index, torch.tensor([self.classes.index(x) for x in classes]))
+        return torch.nonzero(in_domains & in_classes).squeeze(1)
+
+    def class_names(self, rows):
+        """Names of the classes that occur in some rows, sorted."""
+        return [self.classes[i] for i in self.class_index[rows].unique()]
+
+    def domain_names(self, rows):
+        """Names of the domains that occur in some rows, sorted."""
+        return [self.domains[i] for i in self.domain_index[rows].unique()]
+
+    def table(self):
+        """DataFrame with one row per image: domain, class, path (relative to `root`)."""
+        return pd.DataFrame({"domain": [self.domains[i] for i in self.domain_index],
+                             "class": [self.classes[i] for i in self.class_index],
+                             "path": [path.relative_to(self.root).as_posix() for path in self.paths]})
+
+    def counts(self):
+        """DataFrame class x domain with the number of images."""
+        table = self.table()
+        return pd.crosstab(table["class"], table["domain"])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What is trained on, validated on and tested on: row numbers into `data`, each [m] and ascending."""
+
+    data: ImageDomains
+    protocol: str                       # UCDR, UcCDR or UdCDR
+    seed: int
+    unseen_domain: str | None           # held out of training; None: every domain trains (UcCDR only)
+    train_domains: tuple[str, ...]
+    query_domains: tuple[str, ...]
+    gallery_domain: str
+    gallery_kind: str                   # "unseen" or "mixed" classes; "seen" for UdCDR
+    seen_classes: tuple[str, ...]
+    val_classes: tuple[str, ...]
+    unseen_classes: tuple[str, ...]
+    train: torch.Tensor
+    val_query: torch.Tensor
+    val_gallery: torch.Tensor
+    query: torch.Tensor
+    gallery: torch.Tensor
+
+    def table(self):
+        """DataFrame with one row per part: its domains and its numbers of classes and images."""
+        parts = {name: getattr(self, name) for name in ("train", "val_query", "val_gallery", "query", "gallery")}
+        return pd.DataFrame([{"part": name, "domains": ", ".join(self.data.domain_names(rows)),
+                              "classes": len(self.data.class_names(rows)), "images": len(rows)}
+                             for name, rows in parts.items()]).set_index("part")
+
+
+def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=None, val_classes=None, gallery="unseen",
+               gallery_domain=None, query_domain=None, holdout_fraction=0.08, seed=0):
+    """A protocol of universal cross-domain retrieval on a folder [METHOD, "The task"].
+
+    | protocol | query: domain, classes | gallery: images of the gallery domain                               |
+    |----------|------------------------|---------------------------------------------------------------------|
+    | UCDR     | held out, unseen       | unseen classes; gallery="mixed" adds the kept-out part of seen ones |
+    | UcCDR    | seen, unseen           | the same                                                            |
+    | UdCDR    | held out, seen         | the kept-out part of the seen classes                               |
+
+    Kept out of training is `holdout_fraction` of the gallery domain's images of each seen class, at least one. It
+    depends on the seed and the class alone, so one trained model serves every protocol and trained on no gallery image.
+    (The released code keeps 8 % for the mixed gallery, but draws U^dCDR's gallery from the training images.)
+    Validation ranks the gallery domain's images of the validation classes for queries from the other training domains;
+    neither the held-out domain nor the unseen classes take part in it.
+
+    unseen_domain: the domain held out of training; None (UcCDR only) trains on every domain.
+    unseen_classes, val_classes: class names; None: PictoNet's own, or a draw by `seed` from the classes that the gallery
+        domain has. val_classes=[] leaves validation out.
+    gallery_domain: None: the first of GALLERY_DOMAINS that the folder has, or else its largest domain.
+    query_domain: UcCDR's query domain; None: all training domains but the gallery's.
+
+    Raises UserError for unknown names (listing the known ones), classes without a gallery image, and empty parts.
+    """
+    _check_known("protocol", [protocol], PROTOCOLS)
+    _check_known("gallery", [gallery], GALLERIES)
+    if not 0 < holdout_fraction < 1:
+        raise UserError(f"holdout_fraction is a share between 0 and 1, not {holdout_fraction}.")
+    train_domains, gallery_domain, query_domains = _domain_roles(data, protocol, unseen_domain, gallery_domain,
+                                                                 query_domain)
+    source_domains = [name for name in train_domains if name != gallery_domain]
+    seen, val, unseen = split_classes(data, gallery_domain, unseen_classes, val_classes, seed)
+
+    kept_out = _keep_out(data, gallery_domain, seen, holdout_fraction, seed)
+    train = data.rows(train_domains, seen)
+    if protocol == "UdCDR":
+        gallery_kind, gallery_rows, query_classes = "seen", kept_out, data.class_names(kept_out)
+    else:
+        gallery_kind, gallery_rows, query_classes = gallery, data.rows([gallery_domain], unseen), unseen
+    if gallery_kind == "mixed":
+        gallery_rows = torch.cat([gallery_rows, kept_out]).sort().values
+    split = Split(data, protocol, seed, unseen_domain, train_domains, query_domains, gallery_domain, gallery_kind,
+                  seen, val, unseen, train=train[~torch.isin(train, kept_out)],
+                  val_query=data.rows(source_domains, val), val_gallery=data.rows([gallery_domain], val),
+                  query=data.rows(query_domains, query_classes), gallery=gallery_rows)
+    _check_no_part_is_empty(split)
+    return split
+
+
+def protocol_splits(data, unseen_domain, **options):
+    """The four measurements of one trained model: UCDR with unseen and mixed gallery, UcCDR, UdCDR; see `make_split`."""
+    cases = [("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "unseen")]
+    return [make_split(data, protocol, unseen_domain, gallery=gallery, **options) for protocol, gallery in cases]
+
+
+def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
+    """Checked domain names: (those that train, the gallery's, those that query)."""
+    if unseen_domain is not None or protocol != "UcCDR":
+        _check_known("unseen domain", [unseen_domain], data.domains)
+    train_domains = tuple(name for name in data.domains if name != unseen_domain)
+    if gallery_domain is None:
+        known = [name for name in GALLERY_DOMAINS if name in train_domains]
+        sizes = torch.bincount(data.domain_index)
+        gallery_domain = known[0] if known else max(train_domains, key=lambda name: sizes[data.domains.index(name)])
+    _check_known("gallery domain", [gallery_domain], train_domains)
+    if protocol != "UcCDR":
+        return train_domains, gallery_domain, (unseen_domain,)
+    source_domains = tuple(name for name in train_domains if name != gallery_domain)
+    if query_domain is None:
+        return train_domains, gallery_domain, source_domains
+    _check_known("query domain", [query_domain], source_domains)
+    return train_domains, gallery_domain, (query_domain,)
+
+
+def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, seed=0):
+    """Class names (seen, validation, unseen), sorted; lists that are None are PictoNet's or drawn, as in `make_split`."""
+    for names in (unseen_classes, val_classes):
+        _check_known("class", names or [], data.classes)
+    in_gallery = data.class_names(data.rows([gallery_domain], data.classes))
+    rng = np.random.default_rng(seed)
+    fixed = pictonet.classes()
+    is_pictonet = set(data.classes) == {name for names in fixed.values() for name in names}
+    if unseen_classes is None:
+        free = [name for name in in_gallery if name not in (val_classes or [])]
+        unseen_classes = fixed["unseen"] if is_pictonet else _draw(free, UNSEEN_SHARE, rng)
+    if val_classes is None:
+        free = [name for name in in_gallery if name not in unseen_classes]
+        val_classes = [name for name in fixed["val"] if name in free] if is_pictonet else _draw(free, VAL_SHARE, rng)
+    unseen, val = set(unseen_classes), set(val_classes)
+    seen = set(data.classes) - unseen - val
+
+    if unseen & val:
+        raise UserError(f"Classes both unseen and for validation: {', '.join(sorted(unseen & val))}.")
+    missing = sorted((unseen | val) - set(in_gallery))
+    if missing:
+        raise UserError(f"No image in the gallery domain {gallery_domain} for the unseen or validation classes "
+                        f"{', '.join(missing)}: leave them out, or choose another gallery_domain.")
+    if len(seen) < 2:
+        raise UserError(f"{len(seen)} of {len(data.classes)} classes would be left to train on; two or more are needed. "
+                        "Use a folder with more classes, or name fewer unseen_classes and val_classes.")
+    return tuple(sorted(seen)), tuple(sorted(val)), tuple(sorted(unseen))
+
+
+def _draw(names, share, rng):
+    """About `share` of the names: two or more where that leaves two, since ranking among one class says nothing."""
+    count = max(round(share * len(names)), min(2, len(names) // 2))
+    return [names[i] for i in rng.permutation(len(names))[:count]]
+
+
+def _keep_out(data, gallery_domain, classes, fraction, seed):
+    """Rows [m] of the gallery domain to keep out of training: a share of each class, at least one image."""
+    kept = []
+    for name in classes:
+        rows = data.rows([gallery_domain], [name])
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # by the class alone: other classes don't matter
+        kept.append(rows[rng.permutation(len(rows))[:max(1, round(fraction * len(rows)))]])
+    return torch.cat(kept).sort().values
+
+
+def _check_known(kind, names, known):
+    unknown = [str(name) for name in names if name not in known]
+    if unknown:
+        raise UserError(f"Unknown {kind}: {', '.join(unknown)}. Known: {', '.join(known)}.")
+
+
+def _check_no_part_is_empty(split):
+    parts = ["train", "query", "gallery"] + (["val_query", "val_gallery"] if split.val_classes else [])
+    empty = [part for part in parts if not len(getattr(split, part))]
+    if empty:
+        raise UserError(f"{split.protocol} with unseen domain {split.unseen_domain} and gallery domain "
+                        f"{split.gallery_domain} leaves no image for: {', '.join(empty)}. "
+                        f"Choose other domains or classes; domains: {', '.join(split.data.domains)}.")
+
+
+class Images(Dataset):
+    """The images of some rows: item i is (image [3, H, W], class_index, domain_index), indices into `data`'s names."""
+
+    def __init__(self, data, rows, transform):
+        self.data, self.rows, self.transform = data, rows, transform
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        row = int(self.rows[i])
+        image = self.transform(self.data.load(row))
+        return image, int(self.data.class_index[row]), int(self.data.domain_index[row])
+
+
+def train_transform(size, mean, std):
+    """PIL RGB -> [3, size, size], augmented by crop, flip and colour [released code: src/algos/ProS/trainer.py].
+
+    torchvision draws from torch's global generator: `torch.manual_seed` makes a run repeatable.
+    """
+    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.8, 1.0)), v2.RandomHorizontalFlip(0.5),
+                       v2.ColorJitter(0.4, 0.4, 0.4, 0.4), *_normalised_tensor(mean, std)])
+
+
+def eval_transform(size, mean, std):
+    """PIL RGB -> [3, size, size] as CLIP does: shorter side to `size` (bicubic), centre crop."""
+    return v2.Compose([v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size),
+                       *_normalised_tensor(mean, std)])
+
+
+def _normalised_tensor(mean, std):
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+
+
+class BalancedSampler(Sampler):
+    """Batches with equal numbers of images from every domain, for `DataLoader(Images(data, rows, ...), batch_sampler=)`.
+
+    Yields lists of positions in `rows` (what `Images` is indexed by). An epoch ends when the smallest domain is used up
+    [released code: BalancedSampler, mode 'min'], at the earliest after one batch; a domain that runs out before that is
+    shuffled again. Every epoch starts with fresh shuffles, so it depends on nothing but the generator's state: a run
+    that resumes with that state draws the same batches.
+
+    Raises UserError when `batch_size` cannot be shared equally by the domains.
+    """
+
+    def __init__(self, data, rows, batch_size, generator):
+        domain_index = data.domain_index[rows]
+        self.pools = [torch.nonzero(domain_index == i).squeeze(1) for i in domain_index.unique()]
+        self.generator = generator
+        if not self.pools:
+            raise UserError("There is no image to draw batches from.")
+        self.per_domain, rest = divmod(batch_size, len(self.pools))
+        if rest or not self.per_domain:
+            fitting = max(1, self.per_domain) * len(self.pools)
+            raise UserError(f"A batch of {batch_size} cannot be shared equally by {len(self.pools)} domains "
+                            f"({', '.join(data.domain_names(rows))}): use {fitting} or {fitting + len(self.pools)}.")
+
+    def __len__(self):
+        return max(1, min(len(pool) for pool in self.pools) // self.per_domain)
+
+    def __iter__(self):
+        streams = [self._endless_shuffles(pool) for pool in self.pools]
+        for _ in range(len(self)):
+            yield [position for stream in streams for position in itertools.islice(stream, self.per_domain)]
+
+    def _endless_shuffles(self, pool):
+        while True:
+            yield from pool[torch.randperm(len(pool), generator=self.generator)].tolist()

@@ -1,0 +1,178 @@
+"""Retrieval: embed images, rank a gallery for every query, and say how good the ranking is.
+
+Shapes: Q queries, G gallery images, D feature width.
+"""
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from .config import UserError
+from .domains import Images, eval_transform
+
+#: Scores ranked at a time: bounds the memory to some hundred MB for any number of queries and gallery images.
+BLOCK_SCORES = 4_000_000
+
+
+def rank(query, gallery, similarity="cosine", k=None):
+    """The k best gallery images of every query, best first; equal scores in gallery order.
+
+    query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G, ranks all of it.
+    Scores are cosines, or negative squared distances (similarity="euclidean").
+    Raises UserError for shapes that do not fit and for features that are not finite.
+    """
+    query, gallery = _check_features(query, gallery)
+    best = [(scores[:, :k].clone(), index[:, :k].clone())  # clones: a view would keep the whole block in memory
+            for scores, index in _ranked_blocks(query, gallery, similarity)]
+    scores, index = zip(*best)
+    return torch.cat(scores), torch.cat(index)
+
+
+def retrieval_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine", ap_norm="hits"):
+    """Mean over the queries of `query_metrics`: {"mAP@200", "Prec@200", "mAP@all", "Prec@100"} with the default `ks`."""
+    per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm)
+    return {name.replace("AP@", "mAP@"): float(values.double().mean()) for name, values in per_query.items()}
+
+
+def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine", ap_norm="hits"):
+    """Average precision and precision of every query: {"AP@200", "Prec@200", "AP@all", "Prec@100"}, each [Q].
+
+    query [Q, D] with labels [Q], gallery [G, D] with labels [G]. With h(r) = 1 where rank r holds the query's class,
+
+        Prec@k = sum_{r<=k} h(r) / k        AP@k = sum_{r<=k} h(r) Prec@r / n
+
+    and n is the number of hits within k (ap_norm="hits", released code: utils/mAP.py) or all that could be hit,
+    min(k, relevant images in the gallery) (ap_norm="relevant"). AP is taken at the largest of `ks` and over the whole
+    gallery. A gallery smaller than k is ranked whole, and k is its size. A query without a relevant image scores 0.
+
+    Raises UserError for shapes that do not fit, features that are not finite, and unknown options.
+    """
+    query, gallery = _check_features(query, gallery)
+    query_labels = _check_labels("query", query_labels, query)
+    gallery_labels = _check_labels("gallery", gallery_labels, gallery)
+    if ap_norm not in ("hits", "relevant"):
+        raise UserError(f"ap_norm is 'hits' or 'relevant', not {ap_norm!r}.")
+    if not ks or min(ks) < 1:
+        raise UserError(f"ks are the cut-offs of the ranking, each 1 or more, not {ks}.")
+
+    blocks, start = [], 0
+    for _, index in _ranked_blocks(query, gallery, similarity):
+        labels = query_labels[start:start + len(index)]
+        blocks.append(_block_metrics(gallery_labels[index] == labels[:, None], ks, ap_norm))
+        start += len(index)
+    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _block_metrics(hit, ks, ap_norm):
+    """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
+    size = hit.shape[1]
+    hits_so_far = hit.cumsum(1, dtype=torch.float32)                                         # [B, G]
+    precision = hits_so_far / torch.arange(1, size + 1, device=hit.device)                   # Prec@r at every rank r
+    precision_at_hits = precision * hit
+    relevant = hits_so_far[:, -1]
+
+    def average_precision(k):
+        possible = hits_so_far[:, k - 1] if ap_norm == "hits" else relevant.clamp(max=k)
+        return precision_at_hits[:, :k].sum(1) / possible.clamp(min=1)
+
+    largest, *others = sorted(ks, reverse=True)
+    metrics = {f"AP@{largest}": average_precision(min(largest, size)),
+               f"Prec@{largest}": precision[:, min(largest, size) - 1],
+               "AP@all": average_precision(size)}
+    return metrics | {f"Prec@{k}": precision[:, min(k, size) - 1] for k in others}
+
+
+def _ranked_blocks(query, gallery, similarity):
+    """Yields (scores [B, G], index [B, G]), best first, for B queries at a time."""
+    if similarity == "cosine":
+        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
+    elif similarity != "euclidean":
+        raise UserError(f"similarity is 'cosine' or 'euclidean', not {similarity!r}.")
+    for block in query.split(max(1, BLOCK_SCORES // len(gallery))):
+        scores = block @ gallery.T
+        if similarity == "euclidean":  # -|q - g|^2 = 2 q.g - |g|^2 - |q|^2
+            scores = 2 * scores - gallery.square().sum(1) - block.square().sum(1, keepdim=True)
+        yield torch.sort(scores, dim=1, descending=True, stable=True)
+
+
+def _check_features(query, gallery):
+    query, gallery = torch.as_tensor(query).detach().float(), torch.as_tensor(gallery).detach().float()
+    for name, features in (("query", query), ("gallery", gallery)):
+        if features.ndim != 2 or not len(features):
+            raise UserError(f"{name} features are [number, width] with at least one row, not {list(features.shape)}.")
+        bad = ~features.isfinite().all(1)
+        if bad.any():
+            raise UserError(f"{int(bad.sum())} of {len(features)} {name} features are not finite (NaN or infinite), "
+                            f"the first at row {int(bad.nonzero()[0])}: the model that made them is broken.")
+    if query.shape[1] != gallery.shape[1]:
+        raise UserError(f"Query features have width {query.shape[1]}, gallery features {gallery.shape[1]}: "
+                        "embed both with the same model.")
+    return query, gallery.to(query.device)
+
+
+def _check_labels(name, labels, features):
+    labels = torch.as_tensor(labels, device=features.device)
+    if labels.shape != features.shape[:1]:
+        raise UserError(f"{len(features)} {name} features need one label each, not labels of shape {list(labels.shape)}.")
+    return labels
+
+
+@torch.no_grad()
+def embed(model, images, batch_size=256, progress=False):
+    """Features [n, D] (float32, on the CPU) by `model.encode_image`, in evaluation mode; the model's mode is restored.
+
+    images: normalised images [n, 3, H, W]; or a Dataset of such images, alone or first in a tuple (`Images`); or a list
+    of PIL images, prepared as the model's CLIP wants them.
+    """
+    if not len(images):
+        raise UserError("There is no image to embed.")
+    if torch.is_tensor(images):
+        batches = images.split(batch_size)
+    else:
+        if not isinstance(images, Dataset):
+            transform = model_transform(model)
+            images = [transform(image.convert("RGB")) for image in images]
+        batches = DataLoader(images, batch_size)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        features = [model.encode_image((batch if torch.is_tensor(batch) else batch[0]).to(device)).float().cpu()
+                    for batch in tqdm(batches, desc="Embedding", disable=not progress)]
+    finally:
+        model.train(was_training)
+    return torch.cat(features)
+
+
+def model_transform(model):
+    """The evaluation transform with the size, mean and standard deviation of the model's CLIP."""
+    return eval_transform(model.clip.image_size, model.clip.mean, model.clip.std)
+
+
+def evaluate(model, split, switches=None, extra=None, progress=False):
+    """Metrics of a model on a split: DataFrame of one row; see `evaluate_all`."""
+    return evaluate_all(model, [split], switches, extra, progress)
+
+
+def evaluate_all(model, splits, switches=None, extra=None, progress=False):
+    """Metrics of a model on splits of the same folder, one row each; every image is embedded once.
+
+    Columns: method, protocol, unseen_domain, gallery, seed, queries, gallery_size, mAP@200, Prec@200, mAP@all, Prec@100,
+    and those of the dict `extra`, which wins over the split's where names are the same.
+    """
+    similarity, ap_norm = (switches.similarity, switches.ap_norm) if switches else ("cosine", "hits")
+    data = splits[0].data
+    rows = torch.cat([rows for split in splits for rows in (split.query, split.gallery)]).unique()
+    features = embed(model, Images(data, rows, model_transform(model)), progress=progress)
+    features = features.to(next(model.parameters()).device)  # a GPU ranks faster
+
+    table = []
+    for split in splits:
+        query, gallery = torch.searchsorted(rows, split.query), torch.searchsorted(rows, split.gallery)
+        metrics = retrieval_metrics(features[query], data.class_index[split.query], features[gallery],
+                                    data.class_index[split.gallery], similarity=similarity, ap_norm=ap_norm)
+        table.append({"method": model.method, "protocol": split.protocol, "unseen_domain": split.unseen_domain,
+                      "gallery": split.gallery_kind, "seed": split.seed, "queries": len(query),
+                      "gallery_size": len(gallery)} | metrics | (extra or {}))
+    return pd.DataFrame(table)

@@ -1,0 +1,85 @@
+"""What the tests share: a tiny `domain/class/image` folder of drawings and a model that embeds them without learning."""
+import random
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from prosutils.domains import ImageDomains
+
+TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
+TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
+
+
+def draw_toy(domain, name, number, size=32):
+    """A drawing of a class in the style of a domain; `number` moves it a little. PIL RGB, size x size."""
+    rng = random.Random(f"{domain}/{name}/{number}")
+    grid = 16 if domain == "pixel" else 128
+    image = Image.new("RGB", (grid, grid), "white")
+    draw = ImageDraw.Draw(image)
+    left, top = (rng.uniform(0.1, 0.3) * grid for _ in range(2))
+    right, bottom = left + 0.6 * grid, top + 0.6 * grid
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    ink = {"emoji": (220, 30, 30), "outline": (0, 0, 0), "pixel": (20, 60, 200), "sketch": (110, 110, 110)}[domain]
+    style = {"fill": ink if domain in ("emoji", "pixel") else "white", "outline": ink, "width": max(1, grid // 16)}
+    if name == "ball":
+        draw.ellipse((left, top, right, bottom), **style)
+    elif name == "box":
+        draw.rectangle((left, top, right, bottom), **style)
+    elif name == "cross":
+        draw.line((left, top, right, bottom), fill=ink, width=grid // 8)
+        draw.line((left, bottom, right, top), fill=ink, width=grid // 8)
+    elif name == "gem":
+        draw.polygon(((middle_x, top), (right, middle_y), (middle_x, bottom), (left, middle_y)), **style)
+    elif name == "house":
+        draw.rectangle((left, middle_y, right, bottom), **style)
+        draw.polygon(((left, middle_y), (middle_x, top), (right, middle_y)), **style)
+    else:
+        for y in (top, middle_y, bottom):
+            draw.line((left, y, right, y), fill=ink, width=grid // 8)
+    return image.resize((size, size), Image.Resampling.NEAREST if domain == "pixel" else Image.Resampling.LANCZOS)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """4 domains x 6 classes x 4 to 6 images of 32 px; the number differs by domain and class. Read only."""
+    root = tmp_path_factory.mktemp("toy")
+    for i, domain in enumerate(TOY_DOMAINS):
+        for j, name in enumerate(TOY_CLASSES):
+            folder = root / domain / name
+            folder.mkdir(parents=True)
+            for number in range(4 + (i + j) % 3):
+                draw_toy(domain, name, number).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def toy(toy_folder):
+    return ImageDomains.from_folder(toy_folder)
+
+
+class ToyClip:
+    image_size, mean, std = 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class ToyModel(torch.nn.Module):
+    """Embeds an image as itself, made small: [B, 3, 16, 16] -> [B, 48]. Counts the images it sees."""
+
+    method = "Toy"
+
+    def __init__(self):
+        super().__init__()
+        self.clip = ToyClip()
+        self.pool = torch.nn.AvgPool2d(4)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.seen, self.modes = 0, set()
+
+    def encode_image(self, images):
+        self.seen += len(images)
+        self.modes.add(self.training)
+        return self.pool(images).flatten(1) * self.scale
+
+
+@pytest.fixture
+def toy_model():
+    return ToyModel()
