@@ -1,2 +1,158 @@
+"""Presets: every number of a run, with its source. A learner's laptop and a data-centre GPU differ only here."""
+import dataclasses
+from dataclasses import dataclass, field, fields, replace
+from typing import get_args, Literal
+
+Choice = Literal["paper", "released"]
+
+
 class UserError(ValueError):
     """Something the user can mend: the message says what is wrong and what to do. The CLI prints it without a trace."""
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Where the released code departs from the paper or from good practice (METHOD: nine points; FACTS, section 3).
+
+    "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
+    """
+    #: which token the image feature is read from. paper: the class token; released: position 1, the domain prompt
+    read_out: Choice = "paper"
+    #: stage 1's token dropout. paper: while training only; released: always when stage 1's path runs
+    dropout: Choice = "paper"
+    #: pixel statistics. paper: the backbone's own everywhere; released: ImageNet's in training, the backbone's in tests
+    normalisation: Choice = "paper"
+    #: ranking. paper: cosine, as in the training loss; released: Euclidean distance of features as they come
+    similarity: Choice = "paper"
+    #: AP@k divides by. paper: min(k, relevant images of the gallery); released: the hits within the first k
+    average_precision: Choice = "paper"
+    #: which epoch is kept. paper: the best on validation classes; released: the best on the test queries
+    selection: Choice = "paper"
+    #: folders named sketch and quickdraw. paper: as they are; released: colours inverted
+    polarity: Choice = "paper"
+
+    def __post_init__(self):
+        for switch in fields(self):
+            if getattr(self, switch.name) not in get_args(Choice):
+                raise UserError(f"Switch {switch.name} is {getattr(self, switch.name)!r}; it takes: paper, released.")
+
+    @classmethod
+    def released(cls):
+        """All switches as the released code has them."""
+        return cls(**{switch.name: "released" for switch in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage trains. An epoch ends when the smallest training domain has been seen once (released code)."""
+    epochs: int
+    batch_size: int                       # drawn in equal parts from every training domain
+    lr: float                             # Adam: prompt units, text context, class token
+    lr_simulator: float = 0.0             # Adam: the simulator and its templates (stage 2)
+    lr_heads: float = 0.0                 # Adam: text and image projection
+    decay_epochs: float = float("inf")    # epochs in which the rates fall a thousandfold (released: 20 in stage 2)
+    min_lr: float = 1e-6                  # floor of the decay
+    patience: int = 2                     # epochs without a better validation mAP before stage 2 stops
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Defaults are the released hyper-parameters (FACTS 1.4: options_pros.py, reproduce_runs.sh)."""
+    preset: str
+    dataset: str                          # "pictonet" (shipped drawings) or "folder" (domain/class/image, --data)
+    backbone: str
+    pretrained: str | None
+    gallery_domain: str | None            # None: "real" or "photo" where the folder has it, else its first domain
+    unseen_domain: str
+    stage1: Stage
+    stage2: Stage
+    pixels: int = 224                     # side of the pictures that PictoNet is laid out in
+    context_tokens: int = 16              # L, learned text tokens
+    simulator_layers: int = 2
+    stage1_dropout: float = 0.5           # on the whole token sequence of stage 1
+    temperature: float = 0.07             # of the training loss
+    workers: int = 4                      # processes that read pictures
+    seed: int = 0
+    switches: Switches = field(default_factory=Switches)
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise UserError(f"temperature is {self.temperature}; it has to be above 0.")
+        if not 0 <= self.stage1_dropout < 1:
+            raise UserError(f"stage1_dropout is {self.stage1_dropout}; it is a probability below 1.")
+
+
+PAPER_STAGE1 = Stage(epochs=1, batch_size=400, lr=1e-4, lr_heads=1e-4)
+PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_heads=1e-4, decay_epochs=20)
+REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
+
+PRESETS = {
+    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: see figures/search_mini.csv.
+    "mini": Config("mini", "pictonet", backbone="mini", pretrained=None, gallery_domain="emoji", unseen_domain="sketch",
+                   pixels=64, context_tokens=4, workers=0,
+                   stage1=Stage(epochs=4, batch_size=100, lr=1e-3, lr_heads=1e-3),
+                   stage2=Stage(epochs=12, batch_size=50, lr=1e-3, lr_simulator=3e-4, lr_heads=1e-3, decay_epochs=40,
+                                patience=12)),
+    # PictoNet with real CLIP on a free Colab GPU; the weights are the only download.
+    "pictonet": Config("pictonet", "pictonet", **REAL_CLIP, gallery_domain="emoji", unseen_domain="sketch", workers=2,
+                       stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
+                       stage2=replace(PAPER_STAGE2, epochs=10)),
+    # 9,991 photographs, paintings, cartoons and sketches of 7 classes.
+    "pacs": Config("pacs", "folder", **REAL_CLIP, gallery_domain="photo", unseen_domain="sketch", workers=2,
+                   stage1=replace(PAPER_STAGE1, epochs=4, batch_size=99), stage2=replace(PAPER_STAGE2, batch_size=48)),
+}
+
+
+def load_preset(name, **overrides):
+    """The preset `name` with fields replaced: load_preset("mini", seed=1, stage2=dict(epochs=3)).
+
+    A dict replaces fields of a nested part. Raises UserError for an unknown preset or field, listing the known ones.
+    """
+    if name not in PRESETS:
+        raise UserError(f"Unknown preset {name!r}. Known: {', '.join(PRESETS)}.")
+    return override(PRESETS[name], overrides)
+
+
+def override(config, overrides):
+    """A copy of a (nested) frozen dataclass with some fields replaced."""
+    known = {f.name: getattr(config, f.name) for f in fields(config)}
+    unknown = set(overrides) - set(known)
+    if unknown:
+        raise UserError(f"Unknown setting {', '.join(sorted(unknown))}. Known: {', '.join(known)}.")
+    values = {key: override(known[key], value) if isinstance(value, dict) else value for key, value in overrides.items()}
+    return replace(config, **values)
+
+
+def parse_settings(pairs):
+    """["stage2.epochs=3", "seed=1"] -> {"stage2": {"epochs": 3}, "seed": 1}, each value with the type of its field.
+
+    Raises UserError for text that is not `name=value`, an unknown name, or a value of another type.
+    """
+    settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"{pair!r} is not a setting; write name=value, for example stage2.epochs=3.")
+        *path, last = name.strip().split(".")
+        place, sample = settings, PRESETS["mini"]
+        for part in path:
+            sample = getattr(sample, part, None)
+            place = place.setdefault(part, {})
+        if not dataclasses.is_dataclass(sample) or not hasattr(sample, last):
+            raise UserError(f"Unknown setting {name!r}. Known: {', '.join(setting_names(PRESETS['mini']))}.")
+        kind = type(getattr(sample, last))
+        try:
+            place[last] = text if kind in (str, type(None)) else kind(text)
+        except ValueError:
+            raise UserError(f"{name} takes a {kind.__name__}, not {text!r}.") from None
+    return settings
+
+
+def setting_names(config, prefix=""):
+    """Dotted names of all settings of a (nested) config."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from setting_names(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name

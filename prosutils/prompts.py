@@ -1,0 +1,82 @@
+"""What stage 1 learns: the text context, and the domain and semantic prompt units."""
+import torch
+from torch import nn
+
+from .config import UserError
+
+
+def readable(class_name):
+    """A class as it stands in a caption: "alarm_clock" -> "alarm clock" (released code)."""
+    return class_name.replace("_", " ")
+
+
+class LearnedContext(nn.Module):
+    """Captions "a photo of {class} from [v_1]...[v_L] domain." with v shared by all classes [METHOD, text side].
+
+    clip: PromptableCLIP; classes: C names; tokens: L. `forward()` gives the input of `clip.encode_embeddings`:
+    embeddings [C, T, Wt] and the position [C] of each end-of-text token.
+    Raises UserError when a caption does not fit the text tower.
+    """
+
+    def __init__(self, clip, classes, tokens):
+        super().__init__()
+        captions = [f"a photo of {readable(name)} from {'X ' * tokens}domain." for name in classes]
+        token_ids = clip.tokenizer(captions)                                            # [C, T]
+        self._check_length(clip.tokenizer, captions, token_ids.shape[1])
+        heads = [clip.tokenizer.encode(f"a photo of {readable(name)} from") for name in classes]
+        start = torch.tensor([1 + len(head) for head in heads])                         # after start-of-text
+        with torch.no_grad():
+            embeddings = clip.model.token_embedding(token_ids)                          # [C, T, Wt]
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        self.register_buffer("places", start[:, None] + torch.arange(tokens), persistent=False)   # [C, L]
+        self.register_buffer("end", token_ids.argmax(1), persistent=False)              # [C]
+        self.vectors = nn.Parameter(torch.randn(tokens, clip.text_width) * 0.02)        # [L, Wt]
+
+    @staticmethod
+    def _check_length(tokenizer, captions, room):
+        for caption in captions:
+            needed = len(tokenizer.encode(caption)) + 2
+            if needed > room:
+                raise UserError(f"The caption {caption!r} has {needed} tokens, the text tower takes {room}. Use shorter "
+                                "class names or a smaller context_tokens.")
+
+    def forward(self):
+        embeddings = self.embeddings.clone()
+        embeddings[torch.arange(len(embeddings))[:, None], self.places] = self.vectors.to(embeddings.dtype)
+        return embeddings, self.end
+
+
+class PromptUnits(nn.Module):
+    """One vector per training domain, P_M [M, W], and one per seen class, P_S [S, W].
+
+    Initialised uniformly in +-sqrt(6 / (3 p^2 + W)), p the patch size: VPT's range, which the released code takes.
+    """
+
+    def __init__(self, domains, classes, width, patch_size):
+        super().__init__()
+        bound = (6 / (3 * patch_size * patch_size + width)) ** 0.5
+        self.domain = nn.Parameter(torch.empty(domains, width).uniform_(-bound, bound))
+        self.semantic = nn.Parameter(torch.empty(classes, width).uniform_(-bound, bound))
+
+    def own(self, domain_index, class_index):
+        """Stage 1, mask and align: every unit but the sample's own two is masked out. [B], [B] -> [B, 2, W].
+
+        The paper multiplies all units by a 0/1 mask; what is masked out is left out of the sequence (released code).
+        """
+        return torch.stack([self.domain[domain_index], self.semantic[class_index]], 1)
+
+    def others(self, domain_index, class_index):
+        """Stage 2, reverse mask: the sample's own two units are set to zero. [B], [B] -> [B, M+S, W].
+
+        What is left is what a test image meets: units, but none of its own domain or class.
+        """
+        keep_domain = torch.ones(len(domain_index), len(self.domain), 1, device=self.domain.device)
+        keep_class = torch.ones(len(class_index), len(self.semantic), 1, device=self.domain.device)
+        rows = torch.arange(len(domain_index), device=self.domain.device)
+        keep_domain[rows, domain_index] = 0
+        keep_class[rows, class_index] = 0
+        return torch.cat([self.domain * keep_domain, self.semantic * keep_class], 1)
+
+    def all(self, batch):
+        """Test: no label is known, no unit is masked. -> [B, M+S, W]."""
+        return torch.cat([self.domain, self.semantic]).expand(batch, -1, -1)

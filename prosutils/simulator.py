@@ -1,0 +1,42 @@
+"""What stage 2 learns: the content-aware prompt simulator."""
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from .backbone import run_blocks
+
+
+class QuickGELU(nn.Module):
+    """CLIP's activation; open_clip's class of that name, spelled for the constructor of a fresh transformer."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+class PromptSimulator(nn.Module):
+    """A small transformer that reads the image beside all prompt units and writes two prompts for it (CaDP).
+
+    Input `[t_M ; t_S ; domain units ; semantic units ; own patches + own pos_1..N]`, output: the two template
+    positions after ln_post and a W x W matrix, [B, 2, W] [METHOD, stage 2].
+
+    The body is open_clip's VisionTransformer as in the released code. Its class token, projection and row 0 of its
+    positional embedding are never used, yet they are among the released code's 18,226,176 trainable numbers.
+    """
+
+    def __init__(self, image_size, patch_size, width, output_dim, layers=2):
+        super().__init__()
+        self.body = VisionTransformer(image_size=image_size, patch_size=patch_size, width=width, layers=layers,
+                                      heads=width // 64, mlp_ratio=4.0, output_dim=output_dim, act_layer=QuickGELU)
+        scale = width ** -0.5
+        self.project = nn.Parameter(scale * torch.randn(width, width))
+        self.domain_template = nn.Parameter(scale * torch.randn(1, width))
+        self.semantic_template = nn.Parameter(scale * torch.randn(1, width))
+
+    def forward(self, images, units):
+        """images [B, 3, H, W] and units [B, M+S, W], own ones zero while training -> prompts [B, 2, W]."""
+        body = self.body
+        patches = body.conv1(images).flatten(2).transpose(1, 2) + body.positional_embedding[1:]    # [B, N, W]
+        templates = torch.cat([self.domain_template, self.semantic_template]).expand(len(images), -1, -1)
+        tokens = torch.cat([templates.to(patches.dtype), units.to(patches.dtype), patches], 1)     # [B, 2+M+S+N, W]
+        rows = torch.arange(2, device=images.device)
+        return body.ln_post(run_blocks(body.transformer.resblocks, body.ln_pre(tokens), rows)) @ self.project
