@@ -107,7 +107,7 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
 class PromptableCLIP(nn.Module):
     """A CLIP whose image tower takes prompt tokens between the class token and the patches.
 
-    Attributes: `model` (open_clip's CLIP), `tokenizer`, `image_size` (pixels), `mean`, `std` (of the pixels in
+    Attributes: `model` (open_clip's CLIP), `tokenizer`, `image_size` and `patch_size` (pixels), `mean`, `std` (of the pixels in
     [0, 1]), `width` (W, of the image tower), `text_width`, `dim` (D, of the joint space), `name`.
     """
 
@@ -116,8 +116,8 @@ class PromptableCLIP(nn.Module):
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.mean, self.std = tuple(mean), tuple(std)
         visual = model.visual
-        size = visual.image_size
-        self.image_size = size[0] if isinstance(size, (tuple, list)) else size
+        self.image_size, self.patch_size = (size[0] if isinstance(size, (tuple, list)) else size
+                                            for size in (visual.image_size, visual.patch_size))
         self.width, self.dim = visual.proj.shape
         self.text_width = model.token_embedding.weight.shape[1]
 

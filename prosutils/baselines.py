@@ -10,10 +10,6 @@ class ZeroShot(TunedCLIP):
     method = "Zero-shot CLIP"
     stages = ()
 
-    def __init__(self, clip, classes, domains, config):
-        super().__init__(clip, classes, domains, config)
-        self.read_out = 0
-
     def trainable(self, stage):
         return {}
 
@@ -34,9 +30,9 @@ class VPT(TunedCLIP):
     method = "VPT + heads"
     prompts = 2
 
-    def __init__(self, clip, classes, domains, config):
-        super().__init__(clip, classes, domains, config)
-        self.visual_prompts = nn.Parameter(torch.randn(self.prompts, clip.width) * clip.width ** -0.5)
+    def build(self):
+        width = self.clip.width
+        self.visual_prompts = nn.Parameter(torch.randn(self.prompts, width) * width ** -0.5)
 
     def trainable(self, stage):
         model = self.clip.model

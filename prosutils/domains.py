@@ -336,18 +336,29 @@ def _check_no_part_is_empty(split):
 
 
 class Images(Dataset):
-    """The images of some rows: item i is (image [3, H, W], class_index, domain_index), indices into `data`'s names."""
+    """The images of some rows: item i is (image [3, H, W], class_index, domain_index), indices into `data`'s names.
 
-    def __init__(self, data, rows, transform):
-        self.data, self.rows, self.transform = data, rows, transform
+    Pictures of the domains `inverted` have their colours inverted first (see `inverted_domains`).
+    """
+
+    def __init__(self, data, rows, transform, inverted=()):
+        self.data, self.rows, self.transform, self.inverted = data, rows, transform, frozenset(inverted)
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, i):
         row = int(self.rows[i])
-        image = self.transform(self.data.load(row))
-        return image, int(self.data.class_index[row]), int(self.data.domain_index[row])
+        domain, image = int(self.data.domain_index[row]), self.data.load(row)
+        if self.data.domains[domain] in self.inverted:
+            image = ImageOps.invert(image)
+        return self.transform(image), int(self.data.class_index[row]), domain
+
+
+def inverted_domains(switches):
+    """Domains whose pictures are colour-inverted: none (paper), or "sketch" and "quickdraw" by name (released code:
+    dataloaders.py), so that TU-Berlin's "sketches" stay as they are."""
+    return ("sketch", "quickdraw") if switches.polarity == "released" else ()
 
 
 def train_transform(size, mean, std):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .config import UserError
-from .domains import Images, eval_transform
+from .domains import Images, eval_transform, inverted_domains
 
 #: Scores ranked at a time: bounds the memory to some hundred MB for any number of queries and gallery images.
 BLOCK_SCORES = 4_000_000
@@ -150,6 +150,12 @@ def model_transform(model):
     return eval_transform(model.clip.image_size, model.clip.mean, model.clip.std)
 
 
+def switch_options(switches):
+    """`Switches` as options of `retrieval_metrics`: {"similarity", "ap_norm"}."""
+    return dict(similarity="cosine" if switches.similarity == "paper" else "euclidean",
+                ap_norm="relevant" if switches.average_precision == "paper" else "hits")
+
+
 def evaluate(model, split, switches=None, extra=None, progress=False):
     """Metrics of a model on a split: DataFrame of one row; see `evaluate_all`."""
     return evaluate_all(model, [split], switches, extra, progress)
@@ -159,19 +165,20 @@ def evaluate_all(model, splits, switches=None, extra=None, progress=False):
     """Metrics of a model on splits of the same folder, one row each; every image is embedded once.
 
     Columns: method, protocol, unseen_domain, gallery, seed, queries, gallery_size, mAP@200, Prec@200, mAP@all, Prec@100,
-    and those of the dict `extra`, which wins over the split's where names are the same.
+    and those of the dict `extra`, which wins over the split's where names are the same. `switches` (default: the
+    model's) say how to rank and what AP is divided by.
     """
-    similarity, ap_norm = (switches.similarity, switches.ap_norm) if switches else ("cosine", "hits")
+    switches = switches or model.config.switches
     data = splits[0].data
     rows = torch.cat([rows for split in splits for rows in (split.query, split.gallery)]).unique()
-    features = embed(model, Images(data, rows, model_transform(model)), progress=progress)
+    features = embed(model, Images(data, rows, model_transform(model), inverted_domains(switches)), progress=progress)
     features = features.to(next(model.parameters()).device)  # a GPU ranks faster
 
     table = []
     for split in splits:
         query, gallery = torch.searchsorted(rows, split.query), torch.searchsorted(rows, split.gallery)
         metrics = retrieval_metrics(features[query], data.class_index[split.query], features[gallery],
-                                    data.class_index[split.gallery], similarity=similarity, ap_norm=ap_norm)
+                                    data.class_index[split.gallery], **switch_options(switches))
         table.append({"method": model.method, "protocol": split.protocol, "unseen_domain": split.unseen_domain,
                       "gallery": split.gallery_kind, "seed": split.seed, "queries": len(query),
                       "gallery_size": len(gallery)} | metrics | (extra or {}))

@@ -26,8 +26,14 @@ class TunedCLIP(nn.Module):
             raise UserError(f"Training needs two classes and one domain at least; got {len(set(classes))} and {len(domains)}.")
         self.clip = copy.deepcopy(clip).requires_grad_(False)
         self.classes, self.domains, self.config = tuple(classes), tuple(domains), config
-        self.context = LearnedContext(self.clip, self.classes, config.context_tokens)
         self.read_out = 0 if config.switches.read_out == "paper" else 1
+        with torch.random.fork_rng():           # the same seed gives the same start, whatever ran before
+            torch.manual_seed(config.seed)
+            self.context = LearnedContext(self.clip, self.classes, config.context_tokens)
+            self.build()
+
+    def build(self):
+        """Adds the subclass's own parameters; the random generator is seeded."""
 
     def trainable(self, stage):
         """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; groups have their own learning rates."""
@@ -82,12 +88,11 @@ class ProS(TunedCLIP):
     method = "ProS"
     stages = (1, 2)
 
-    def __init__(self, clip, classes, domains, config):
-        super().__init__(clip, classes, domains, config)
-        visual = self.clip.model.visual
-        patch_size = visual.patch_size[0] if isinstance(visual.patch_size, tuple) else visual.patch_size
-        self.units = PromptUnits(len(self.domains), len(self.classes), clip.width, patch_size)
-        self.simulator = PromptSimulator(clip.image_size, patch_size, clip.width, clip.dim, config.simulator_layers)
+    def build(self):
+        clip = self.clip
+        self.units = PromptUnits(len(self.domains), len(self.classes), clip.width, clip.patch_size)
+        self.simulator = PromptSimulator(clip.image_size, clip.patch_size, clip.width, clip.dim,
+                                         self.config.simulator_layers)
 
     def trainable(self, stage):
         model = self.clip.model
