@@ -72,7 +72,8 @@ class Config:
     stage1_dropout: float = 0.5           # on the whole token sequence of stage 1
     temperature: float = 0.07             # of the training loss
     workers: int = 4                      # processes that read pictures
-    seed: int = 0
+    seed: int = 0                         # of initial weights, batches and augmentation
+    split_seed: int = 0                   # of the split: kept-out images, and classes where none are given
     switches: Switches = field(default_factory=Switches)
 
     def __post_init__(self):

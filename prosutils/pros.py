@@ -53,8 +53,10 @@ class TunedCLIP(nn.Module):
 
     def logits(self, features):
         """cos(image, text) / temperature, [B, D] -> [B, S] in float32 [METHOD: temperature 0.07]."""
-        images, texts = F.normalize(features.float(), dim=1), F.normalize(self.encode_classes().float(), dim=1)
-        return images @ texts.T / self.config.temperature
+        texts = self.encode_classes()
+        with torch.autocast(features.device.type, enabled=False):
+            images, texts = F.normalize(features.float(), dim=1), F.normalize(texts.float(), dim=1)
+            return images @ texts.T / self.config.temperature
 
     def loss(self, images, class_index, domain_index, stage):
         """Training loss of one batch, a scalar: cross-entropy over the seen classes, the same in both stages."""

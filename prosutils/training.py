@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .backbone import load_clip
 from .baselines import METHODS
 from .config import Config, Stage, Switches, UserError
-from .domains import BalancedSampler, Images, train_transform
+from .domains import BalancedSampler, Images, inverted_domains, train_transform
 from .evaluation import embed, model_transform, retrieval_metrics, switch_options
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

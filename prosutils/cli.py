@@ -1,0 +1,219 @@
+"""`python -m prosutils draw | train | evaluate | embed | search | tutorial`: the presets without a notebook."""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import pictonet, plots
+from .backbone import load_clip
+from .baselines import METHODS, ZeroShot
+from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
+from .domains import ImageDomains, Images, inverted_domains, load_image
+from .evaluation import embed, model_transform, rank
+from .experiment import add_results, prepare, write_table
+from .training import load_checkpoint
+
+COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
+
+
+def draw(args):
+    """Lay PictoNet out as domain/class/image.png."""
+    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size)
+    data = ImageDomains.from_folder(folder)
+    print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
+
+
+def configuration(args):
+    """The preset with the overrides of the command line."""
+    settings = parse_settings(args.set)
+    for name in ("unseen_domain", "seed"):
+        if getattr(args, name) is not None:
+            settings[name] = getattr(args, name)
+    return load_preset(args.preset, **settings)
+
+
+def experiment(args):
+    unseen = args.unseen_classes.split(",") if args.unseen_classes else None
+    return prepare(configuration(args), args.data, unseen, args.artifacts, args.device, args.on_error)
+
+
+def train(args):
+    """Train a method, measure it beside zero-shot CLIP, add the rows to ARTIFACTS/results.csv."""
+    run = experiment(args)
+    print(describe(run))
+    tables = []
+    for method in dict.fromkeys(["zero-shot", args.method]):
+        model, history = run.fit(method, resume=args.resume)
+        if len(history):
+            print(history.round(3).to_string(index=False))
+        tables.append(run.evaluate(model))
+    report(run, pd.concat(tables))
+
+
+def describe(run):
+    """What will be trained on and measured, in a few lines."""
+    split, domains = run.split, ", ".join(run.split.train_domains)
+    lines = [f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
+             f"domains {domains}",
+             f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
+             f"classes; {len(split.train)} training images; on {run.device}",
+             "Parts of the first measurement:", split.table().to_string()]
+    if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
+        lines.append("Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
+                     "takes real CLIP.")
+    return "\n".join(lines)
+
+
+def report(run, table):
+    """Print the rows and add them to the results file."""
+    table = table.assign(preset=run.config.preset if run.config.dataset == "pictonet" and
+                         run.data.root == pictonet.default_folder(run.config.pixels) else run.data.root.name)
+    path = run.artifacts / "results.csv"
+    add_results(table, path)
+    print(table[COLUMNS].round(3).to_string(index=False))
+    print(f"Written to {path}")
+
+
+def evaluate(args):
+    """Measure a checkpoint on its protocols, beside zero-shot CLIP."""
+    model = load_checkpoint(args.checkpoint)
+    args.preset, args.set = model.config.preset, args.set
+    run = experiment(args)
+    if set(model.classes) & set(run.split.unseen_classes):
+        overlap = ", ".join(sorted(set(model.classes) & set(run.split.unseen_classes)))
+        raise UserError(f"The checkpoint was trained on classes that are unseen here: {overlap}. Give the unseen classes "
+                        "of its training with --unseen-classes.")
+    if run.split.unseen_domain in model.domains:
+        raise UserError(f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
+                        f"{', '.join(model.domains)}.")
+    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
+
+
+def retriever(args):
+    """(model, data) for embed and search: the checkpoint's model, or zero-shot CLIP of the preset."""
+    if args.checkpoint:
+        model = load_checkpoint(args.checkpoint)
+    else:
+        config = load_preset(args.preset)
+        model = ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config)
+    config = model.config
+    folder = args.data or (pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
+                           if config.dataset == "pictonet" else None)
+    if folder is None:
+        raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    return model.eval(), ImageDomains.from_folder(folder)
+
+
+def embed_command(args):
+    """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
+    model, data = retriever(args)
+    images = Images(data, torch.arange(len(data)), model_transform(model), inverted_domains(model.config.switches))
+    features = embed(model, images, progress=True).numpy()
+    table, part = data.table(), args.out.with_suffix(".part.npz")
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(part, features=features, **{name: table[name].to_numpy(str) for name in table})
+        os.replace(part, args.out)
+    except OSError as error:
+        raise UserError(f"{args.out} cannot be written ({error.strerror}).") from None
+    print(f"{features.shape[0]} features of width {features.shape[1]}: {args.out}")
+
+
+def search(args):
+    """Rank the gallery for a query image or for words."""
+    model, data = retriever(args)
+    domain = args.gallery_domain or next((d for d in ("emoji", "real", "photo") if d in data.domains), data.domains[0])
+    if domain not in data.domains:
+        raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
+    rows = data.rows([domain], data.classes)
+    gallery = embed(model, Images(data, rows, model_transform(model)), progress=True)
+    if args.image:
+        query = embed(model, [load_image(args.image)])
+    else:
+        with torch.no_grad():
+            query = model.clip.encode_text([f"a photo of {args.words}"]).float()
+    scores, index = rank(query, gallery, k=args.k)
+    found = rows[index[0]].tolist()
+    for place, (row, score) in enumerate(zip(found, scores[0].tolist()), 1):
+        print(f"{place:3d}  {score:.3f}  {data.classes[data.class_index[row]]:20s} {data.paths[row]}")
+
+
+def tutorial(args):
+    """The main job: lay out PictoNet, train both stages, measure, draw, and say how to go on."""
+    run = prepare(load_preset("mini"), artifacts=args.artifacts)
+    print(describe(run))
+    tables, models = [], {}
+    for method in ("zero-shot", "heads", "pros"):
+        models[method], history = run.fit(method)
+        tables.append(run.evaluate(models[method]))
+        if len(history):
+            print(f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
+                  f"{history['val_mAP@200'].max():.3f}")
+    report(run, pd.concat(tables))
+    for path in plots.tutorial_figures(run, models, Path(args.artifacts) / "figures"):
+        print(f"Drawn: {path}")
+    print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/00_start_here.ipynb)")
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="python -m prosutils", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(function, name=None):
+        name = name or function.__name__
+        added = commands.add_parser(name, help=function.__doc__.splitlines()[0], description=function.__doc__)
+        added.set_defaults(function=function)
+        return added
+
+    def data_options(added):
+        added.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
+        added.add_argument("--unseen-domain", help="domain held out of training")
+        added.add_argument("--unseen-classes", help="comma-separated classes held out of training")
+        added.add_argument("--on-error", choices=["skip", "raise"], default="skip", help="images that cannot be read")
+        added.add_argument("--seed", type=int)
+        added.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+        added.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where runs and results go")
+        added.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
+                           help="replace settings: " + ", ".join(setting_names(PRESETS["mini"])))
+
+    drawing = command(draw)
+    drawing.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    drawing.add_argument("--to", type=Path, help="folder (default: the user's cache)")
+
+    training = command(train)
+    training.add_argument("--preset", default="mini", help=", ".join(PRESETS))
+    training.add_argument("--method", default="pros", help=", ".join(METHODS))
+    training.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    data_options(training)
+
+    evaluation = command(evaluate)
+    evaluation.add_argument("checkpoint", type=Path)
+    data_options(evaluation)
+
+    for added in (embedding := command(embed_command, "embed"), searching := command(search)):
+        added.add_argument("--checkpoint", type=Path, help="a trained model (default: zero-shot CLIP)")
+        added.add_argument("--preset", default="mini", help="backbone where no checkpoint is given")
+        added.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
+    embedding.add_argument("--out", type=Path, default=Path("artifacts/features.npz"))
+    query = searching.add_mutually_exclusive_group(required=True)
+    query.add_argument("--image", type=Path, help="query picture")
+    query.add_argument("--words", help="query in words")
+    searching.add_argument("--gallery-domain", help="domain that is ranked")
+    searching.add_argument("-k", type=int, default=10, help="answers (default 10)")
+
+    command(tutorial).add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    return top
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    try:
+        args.function(args)
+    except UserError as error:
+        sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. Finished epochs are kept; --resume goes on from them.")

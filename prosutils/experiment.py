@@ -1,0 +1,116 @@
+"""From a preset to a trained and measured model: what the command line and the notebooks do alike."""
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from . import pictonet
+from .backbone import load_clip
+from .config import UserError
+from .domains import ImageDomains, protocol_splits
+from .evaluation import evaluate_all
+from .training import (build_model, identity, load_checkpoint, read_checkpoint, refuse_other_run, save_checkpoint,
+                       train)
+
+
+@dataclass
+class Experiment:
+    """A configuration, its images and its splits; `fit` gives a model of any method, trained once and kept."""
+    config: object
+    data: ImageDomains
+    splits: list                  # the four measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR
+    clip: object
+    artifacts: Path
+    device: torch.device
+
+    @property
+    def split(self):
+        """The split that training and the first measurement use: UCDR, unseen gallery."""
+        return self.splits[0]
+
+    def folder(self, method):
+        """Where a method's run is kept."""
+        name = f"{self.config.preset}-{method}-{self.split.unseen_domain}-seed{self.config.seed}"
+        return self.artifacts / "runs" / name
+
+    def fit(self, method="pros", resume=False, progress=True):
+        """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
+
+        history: one row per epoch; empty for zero-shot. Raises UserError when the folder holds another run and
+        `resume` is asked; without it another run is replaced.
+        """
+        model = build_model(method, self.clip, self.split, self.config).to(self.device)
+        if not model.stages:
+            return model.requires_grad_(False).eval(), pd.DataFrame()
+        folder = self.folder(method)
+        finished, history = folder / "model.pt", folder / "history.csv"
+        if finished.exists() and history.exists() and same_run(finished, model):
+            return load_checkpoint(finished, self.clip).to(self.device), pd.read_csv(history)
+        table = train(model, self.split, folder, resume, progress)
+        write_table(table, history)
+        save_checkpoint(model, finished)
+        return model, table
+
+    def evaluate(self, model, progress=False):
+        """The four measurements of a model, one row each, with the seed of the run."""
+        return evaluate_all(model, self.splits, extra={"seed": self.config.seed}, progress=progress)
+
+
+def same_run(path, model):
+    """Whether a checkpoint is of this model's method, classes, domains and settings."""
+    try:
+        refuse_other_run(read_checkpoint(path)["identity"], identity(model), path)
+    except UserError:
+        return False
+    return True
+
+
+def prepare(config, folder=None, unseen_classes=None, artifacts="artifacts", device=None, on_error="skip", progress=True):
+    """An Experiment: images laid out or read, splits made, backbone loaded.
+
+    folder: a `domain/class/image` folder; None lays out PictoNet at the size the preset wants. device: "cuda", "cpu" or
+    None for what there is. Raises UserError for data, domains or classes that do not fit.
+    """
+    if folder is None and config.dataset != "pictonet":
+        raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    if folder is None:
+        folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
+    data = ImageDomains.from_folder(folder, on_error)
+    gallery = config.gallery_domain if config.gallery_domain in data.domains else None
+    splits = protocol_splits(data, config.unseen_domain, unseen_classes=unseen_classes, gallery_domain=gallery,
+                             seed=config.split_seed)
+    config = fit_batches(config, len(splits[0].train_domains))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    clip = load_clip(config.backbone, config.pretrained).to(device)
+    return Experiment(config, data, splits, clip, Path(artifacts), device)
+
+
+def fit_batches(config, domains):
+    """The configuration with batch sizes rounded to a multiple of the number of training domains."""
+    def rounded(stage):
+        return dataclasses.replace(stage, batch_size=max(1, round(stage.batch_size / domains)) * domains)
+    return dataclasses.replace(config, stage1=rounded(config.stage1), stage2=rounded(config.stage2))
+
+
+def write_table(table, path):
+    """A DataFrame as CSV, written beside the target and moved there in one step. UserError without permission."""
+    path = Path(path)
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(part, index=False)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
+
+
+def add_results(table, path):
+    """Rows of `table` into the results at `path`, replacing older rows of the same case; returns all rows."""
+    case = ["preset", "method", "protocol", "unseen_domain", "gallery", "seed"]
+    if Path(path).exists():
+        table = pd.concat([pd.read_csv(path), table])
+    table = table.drop_duplicates(case, keep="last").sort_values(case, ignore_index=True)
+    write_table(table, path)
+    return table
