@@ -64,6 +64,22 @@ def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), s
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
 
+def neighbour_purity(features, labels, k=10):
+    """How pure neighbourhoods are: the share of the k nearest neighbours by cosine, itself excluded, with the same label.
+
+    features [n, D], labels [n] -> the mean over the n features, between 0 and 1. Fewer than k others: all of them count.
+    Raises UserError as `query_metrics`, and for a single feature, which has no neighbour.
+    """
+    features, _ = _check_features(features, features)
+    labels = _check_labels("given", labels, features)
+    if len(features) < 2:
+        raise UserError("A single feature has no neighbour; give two or more.")
+    _, index = rank(features, features, k=k + 1)                                             # [n, k+1], itself among them
+    other = index != torch.arange(len(features), device=index.device)[:, None]
+    neighbour = other & (other.cumsum(1) <= k)           # a feature that has k equals may not be among the first k+1
+    return float((labels[index] == labels[:, None])[neighbour].float().mean())
+
+
 def _block_metrics(hit, ks, ap_norm):
     """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
     size = hit.shape[1]
@@ -127,13 +143,13 @@ def embed(model, images, batch_size=256, progress=False):
     """
     if not len(images):
         raise UserError("There is no image to embed.")
-    if torch.is_tensor(images):
-        batches = images.split(batch_size)
+    if isinstance(images, Dataset):
+        batches = DataLoader(images, batch_size, num_workers=model.config.workers)
     else:
-        if not isinstance(images, Dataset):
+        if not torch.is_tensor(images):
             transform = model_transform(model)
-            images = [transform(image.convert("RGB")) for image in images]
-        batches = DataLoader(images, batch_size)
+            images = torch.stack([transform(image.convert("RGB")) for image in images])
+        batches = images.split(batch_size)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
