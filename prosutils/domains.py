@@ -85,9 +85,9 @@ def list_files(root):
     def visible(folder):
         return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
 
-    if not root.is_dir():
-        raise UserError(f"There is no folder {root}. Expected {root}/<domain>/<class>/<image>.")
     try:
+        if not root.is_dir():
+            raise UserError(f"There is no folder {root}. Expected {root}/<domain>/<class>/<image>.")
         return [path for domain in visible(root) if domain.is_dir() for name in visible(domain) if name.is_dir()
                 for path in visible(name) if path.name.lower() not in SYSTEM_FILES]
     except OSError as error:
@@ -129,15 +129,15 @@ class ImageDomains:
             warnings.warn(message + " They are skipped.", stacklevel=2)
 
         paths = [path for path, why in zip(files, faults) if not why]
-        domain_names, class_names = [path.parts[-3] for path in paths], [path.parts[-2] for path in paths]
-        domains, classes = sorted(set(domain_names)), sorted(set(class_names))
+        domains, domain_index = np.unique([path.parts[-3] for path in paths], return_inverse=True)
+        classes, class_index = np.unique([path.parts[-2] for path in paths], return_inverse=True)
         for kind, names in (("domain", domains), ("class", classes)):
             if len(names) < 2:
-                raise UserError(f"{root} holds {f'one {kind} only ({names[0]})' if names else 'no image'}; cross-domain "
+                raise UserError(f"{root} holds {f'one {kind} only ({names[0]})' if len(names) else 'no image'}; cross-domain "
                                 f"retrieval needs two or more domains and classes. Expected {root}/<domain>/<class>/"
                                 f"<image>, images ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
-        return cls(root, tuple(domains), tuple(classes), paths, torch.tensor([domains.index(x) for x in domain_names]),
-                   torch.tensor([classes.index(x) for x in class_names]), skipped)
+        return cls(root, tuple(domains.tolist()), tuple(classes.tolist()), paths,
+                   torch.from_numpy(domain_index).long(), torch.from_numpy(class_index).long(), skipped)
 
     def __len__(self):
         return len(self.paths)
@@ -162,8 +162,8 @@ class ImageDomains:
 
     def table(self):
         """DataFrame with one row per image: domain, class, path (relative to `root`)."""
-        return pd.DataFrame({"domain": [self.domains[i] for i in self.domain_index],
-                             "class": [self.classes[i] for i in self.class_index],
+        return pd.DataFrame({"domain": [self.domains[i] for i in self.domain_index.tolist()],
+                             "class": [self.classes[i] for i in self.class_index.tolist()],
                              "path": [path.relative_to(self.root).as_posix() for path in self.paths]})
 
     def counts(self):

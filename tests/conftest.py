@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
 
 TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
@@ -69,7 +70,7 @@ class ToyModel(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.clip = ToyClip()
+        self.clip, self.config = ToyClip(), load_preset("mini")
         self.pool = torch.nn.AvgPool2d(4)
         self.scale = torch.nn.Parameter(torch.ones(()))
         self.seen, self.modes = 0, set()

@@ -1,0 +1,277 @@
+"""Ranking and metrics against a brute-force reference, scikit-learn and the released code; embedding; protocol tables."""
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from prosutils import evaluation
+from prosutils.config import Switches, UserError, load_preset
+from prosutils.domains import Images, inverted_domains, make_split, protocol_splits
+from prosutils.evaluation import embed, evaluate, evaluate_all, model_transform, query_metrics, rank, retrieval_metrics
+
+
+def random_case(queries=30, gallery=250, classes=5, width=8, seed=0):
+    """(query, query_labels, gallery, gallery_labels) around random class centres; lengths vary, so cosine != Euclid."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, width, generator=generator)
+    parts = []
+    for number in (queries, gallery):
+        labels = torch.randint(classes, (number,), generator=generator)
+        lengths = torch.empty(number, 1).uniform_(0.5, 2, generator=generator)
+        parts += [(centres[labels] + torch.randn(number, width, generator=generator)) * lengths, labels]
+    return parts
+
+
+def scores_one_by_one(query, gallery, similarity):
+    query, gallery = query.double().numpy(), gallery.double().numpy()
+    if similarity == "cosine":
+        return np.array([[q @ g / np.linalg.norm(q) / np.linalg.norm(g) for g in gallery] for q in query])
+    return np.array([[-((q - g) ** 2).sum() for g in gallery] for q in query])
+
+
+def brute_force(query, query_labels, gallery, gallery_labels, k, similarity, ap_norm):
+    """(mAP@k, Prec@k), counted rank by rank."""
+    precisions, average_precisions = [], []
+    for scores, label in zip(scores_one_by_one(query, gallery, similarity), query_labels.tolist()):
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
+        hits, total = 0, 0.0
+        for position, i in enumerate(order, start=1):
+            if gallery_labels[i] == label:
+                hits += 1
+                total += hits / position
+        relevant = int((gallery_labels == label).sum())
+        n = hits if ap_norm == "hits" else min(len(order), relevant)
+        average_precisions.append(total / n if n else 0.0)
+        precisions.append(hits / len(order))
+    return np.mean(average_precisions), np.mean(precisions)
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+@pytest.mark.parametrize("ap_norm", ["hits", "relevant"])
+@pytest.mark.parametrize("gallery", [250, 150, 30])  # above both cut-offs, between them, below both
+def test_metrics_agree_with_counting(similarity, ap_norm, gallery):
+    case = random_case(gallery=gallery, classes=3)
+    result = retrieval_metrics(*case, similarity=similarity, ap_norm=ap_norm)
+    assert list(result) == ["mAP@200", "Prec@200", "mAP@all", "Prec@100"]
+    map_200, prec_200 = brute_force(*case, 200, similarity, ap_norm)
+    map_all, _ = brute_force(*case, gallery, similarity, ap_norm)
+    _, prec_100 = brute_force(*case, 100, similarity, ap_norm)
+    assert list(result.values()) == pytest.approx([map_200, prec_200, map_all, prec_100], abs=1e-5)
+
+
+def test_options_change_the_numbers():
+    """Guards the test above: a case where an option made no difference would test nothing."""
+    case = random_case()
+    hits = retrieval_metrics(*case, ks=(20,))
+    assert hits["mAP@20"] > retrieval_metrics(*case, ks=(20,), ap_norm="relevant")["mAP@20"] + 0.01
+    assert abs(hits["mAP@all"] - retrieval_metrics(*case, similarity="euclidean")["mAP@all"]) > 0.01
+
+
+def test_map_over_the_whole_gallery_is_scikit_learn_s():
+    query, query_labels, gallery, gallery_labels = random_case()
+    expected = [average_precision_score((gallery_labels == label).numpy(), scores) for scores, label
+                in zip(scores_one_by_one(query, gallery, "cosine"), query_labels)]
+    result = query_metrics(query, query_labels, gallery, gallery_labels)
+    assert result["AP@all"].numpy() == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def released_case():
+    """The features on which the released code was run: 120 queries, 900 gallery images, 12 classes, 32 numbers each."""
+    def draw(name, rows, std):
+        rng = np.random.default_rng(zlib.crc32(f"metrics/small/{name}".encode()))
+        return torch.from_numpy(np.float32(std) * rng.standard_normal((rows, 32), dtype=np.float32))
+
+    centres = draw("centers", 12, 1.0)
+    query_labels = torch.from_numpy(np.random.default_rng(1).integers(0, 12, 120))
+    gallery_labels = torch.from_numpy(np.random.default_rng(2).integers(0, 12, 900))
+    return (centres[query_labels] + draw("q", 120, 1.6), query_labels,
+            centres[gallery_labels] + draw("g", 900, 1.6), gallery_labels)
+
+
+def test_metrics_are_the_released_code_s():
+    released = json.loads((Path(__file__).parent / "data" / "released_metrics.json").read_text())
+    case = released_case()
+    assert retrieval_metrics(*case, similarity="euclidean") == pytest.approx(released["expected"], abs=1e-5)
+    average_precision = query_metrics(*case, similarity="euclidean")["AP@200"]
+    by_class = [float(average_precision[case[1] == label].mean()) for label in range(12)]
+    assert by_class == pytest.approx(released["AP@200 by class"], abs=1e-5)
+
+
+def test_a_ranking_worked_out_by_hand():
+    gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
+    labels = [7, 3, 7, 7]
+    result = query_metrics([[1.0, 0.0]], [7], gallery, labels, ks=(2, 3), ap_norm="hits")
+    assert {name: float(value) for name, value in result.items()} == pytest.approx(
+        {"AP@3": (1 + 2 / 3) / 2, "Prec@3": 2 / 3, "AP@all": (1 + 2 / 3 + 3 / 4) / 3, "Prec@2": 1 / 2})
+    result = query_metrics([[1.0, 0.0]], [7], gallery, labels, ks=(2,), ap_norm="relevant")
+    assert float(result["AP@2"]) == pytest.approx(1 / 2)  # one hit of two possible
+
+
+def test_a_query_without_relevant_image_counts_zero():
+    gallery = torch.eye(3)
+    result = retrieval_metrics(gallery[:2], [0, 9], gallery, [0, 1, 2])
+    assert result["mAP@all"] == result["mAP@200"] == pytest.approx(0.5) and result["Prec@200"] == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_equal_scores_keep_gallery_order(similarity):
+    gallery = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).repeat(50, 1)
+    _, index = rank(torch.tensor([[1.0, 0.0]]), gallery, similarity)
+    assert index[0].tolist() == list(range(1, 200, 2)) + list(range(0, 200, 2))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_rank_returns_the_best_first_with_their_scores(similarity):
+    query, _, gallery, _ = random_case()
+    expected = scores_one_by_one(query, gallery, similarity)
+    scores, index = rank(query, gallery, similarity, k=10)
+    assert scores.shape == index.shape == (30, 10)
+    assert np.allclose(scores, -np.sort(-expected, axis=1)[:, :10], atol=1e-4)
+    assert np.allclose(np.take_along_axis(expected, index.numpy(), 1), scores, atol=1e-4)
+    assert rank(query, gallery, similarity, k=1000)[1].shape == (30, 250)
+
+
+def test_blocks_do_not_change_the_numbers(monkeypatch):
+    case = random_case()
+    whole, (_, ranks) = query_metrics(*case), rank(case[0], case[2])
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
+    for name, values in query_metrics(*case).items():
+        assert torch.allclose(values, whole[name], atol=1e-6)
+    assert torch.equal(rank(case[0], case[2])[1], ranks)
+
+
+def test_memory_is_bounded_by_the_block(monkeypatch):
+    """The largest tensor ever sorted or counted is one block, whatever the number of queries."""
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 2000)
+    sizes = []
+    counted = evaluation._block_metrics
+    monkeypatch.setattr(evaluation, "_block_metrics",
+                        lambda hit, *options: sizes.append(hit.numel()) or counted(hit, *options))
+    retrieval_metrics(*random_case(queries=100, gallery=300))
+    assert max(sizes) <= 2000 and sum(sizes) == 100 * 300
+    scores, _ = rank(*random_case(queries=100, gallery=300)[::2], k=5)
+    assert scores.untyped_storage().nbytes() == 100 * 5 * 4
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c[0].__setitem__((3, 0), float("nan")), "1 of 30 query features are not finite .* row 3"),
+    (lambda c: c[2].__setitem__((5, 1), float("inf")), "gallery features are not finite"),
+    (lambda c: c.__setitem__(0, c[0][:, :4]), "width 4, gallery features 8"),
+    (lambda c: c.__setitem__(1, c[1][:7]), "30 query features need one label each"),
+    (lambda c: c.__setitem__(3, c[3][:, None]), "250 gallery features need one label each"),
+    (lambda c: c.__setitem__(2, c[2][:0]), "gallery features are .number, width. with at least one row"),
+    (lambda c: c.__setitem__(0, c[0][0]), "query features are"),
+])
+def test_wrong_features_and_labels(change, message):
+    case = random_case()
+    change(case)
+    with pytest.raises(UserError, match=message):
+        retrieval_metrics(*case)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"similarity": "dot"}, "'cosine' or 'euclidean', not 'dot'"),
+    ({"ap_norm": "all"}, "'hits' or 'relevant', not 'all'"),
+    ({"ks": (0, 5)}, "1 or more"),
+    ({"ks": ()}, "1 or more"),
+])
+def test_wrong_options(options, message):
+    with pytest.raises(UserError, match=message):
+        retrieval_metrics(*random_case(), **options)
+
+
+# ---- embedding and protocols -----------------------------------------------------------------------------------------
+
+def test_embed_takes_tensors_datasets_and_pil_images(toy, toy_model):
+    rows = toy.rows(["emoji"], ["gem", "house"])
+    dataset = Images(toy, rows, model_transform(toy_model))
+    from_dataset = embed(toy_model, dataset, batch_size=3)
+    from_tensor = embed(toy_model, torch.stack([image for image, _, _ in dataset]), batch_size=4)
+    from_pil = embed(toy_model, [toy.load(row) for row in rows])
+    assert from_dataset.shape == (len(rows), 48) and not from_dataset.requires_grad
+    assert torch.equal(from_dataset, from_tensor) and torch.equal(from_dataset, from_pil)
+
+
+def test_embed_uses_evaluation_mode_and_restores_the_model_s(toy_model):
+    images = torch.zeros(2, 3, 16, 16)
+    for mode in (True, False):
+        toy_model.train(mode)
+        embed(toy_model, images)
+        assert toy_model.training is mode and toy_model.modes == {False}
+    toy_model.train()
+    toy_model.encode_image = lambda images: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        embed(toy_model, images)
+    assert toy_model.training
+
+
+def test_embed_without_images(toy_model):
+    with pytest.raises(UserError, match="no image"):
+        embed(toy_model, [])
+
+
+def test_evaluate_is_the_metrics_of_the_split_s_rows(toy, toy_model):
+    split = make_split(toy, gallery="mixed", unseen_classes=["gem", "house"], val_classes=["ball"], seed=4)
+    table = evaluate(toy_model, split, extra={"shots": 16, "seed": 9})
+    assert list(table.columns) == ["method", "protocol", "unseen_domain", "gallery", "seed", "queries", "gallery_size",
+                                   "mAP@200", "Prec@200", "mAP@all", "Prec@100", "shots"]
+    row = table.iloc[0].to_dict()
+    assert len(table) == 1 and row["method"] == "Toy" and row["protocol"] == "UCDR" and row["gallery"] == "mixed"
+    assert row["unseen_domain"] == "sketch" and row["seed"] == 9 and row["shots"] == 16
+    assert row["queries"] == len(split.query) and row["gallery_size"] == len(split.gallery)
+
+    def features(rows):
+        return embed(toy_model, [toy.load(i) for i in rows])
+
+    expected = retrieval_metrics(features(split.query), toy.class_index[split.query],
+                                 features(split.gallery), toy.class_index[split.gallery], ap_norm="relevant")
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert 0 < row["mAP@all"] < 1
+
+
+def test_evaluate_follows_the_switches(toy, toy_model, monkeypatch):
+    split = make_split(toy, unseen_classes=["gem", "house"], val_classes=["ball"])
+    asked = []
+    monkeypatch.setattr(evaluation, "retrieval_metrics",
+                        lambda *features, **options: asked.append(options) or retrieval_metrics(*features, **options))
+    evaluate(toy_model, split)
+    toy_model.config = load_preset("mini", switches=Switches(similarity="released"))
+    evaluate(toy_model, split)
+    evaluate(toy_model, split, Switches(average_precision="released"))
+    assert asked == [{"similarity": "cosine", "ap_norm": "relevant"}, {"similarity": "euclidean", "ap_norm": "relevant"},
+                     {"similarity": "cosine", "ap_norm": "hits"}]
+
+
+def test_released_polarity_inverts_sketches_only(toy, toy_model):
+    released = Switches(polarity="released")
+    for domain in ("sketch", "emoji"):
+        rows = toy.rows([domain], ["gem"])
+        for (before, *_), (after, *_) in zip(Images(toy, rows, np.asarray),
+                                             Images(toy, rows, np.asarray, inverted_domains(released))):
+            assert np.array_equal(after, 255 - before if domain == "sketch" else before)
+    split = make_split(toy, unseen_classes=["gem", "house"], val_classes=["ball"])
+    assert evaluate(toy_model, split, released)["mAP@all"].item() != evaluate(toy_model, split)["mAP@all"].item()
+
+
+def test_all_protocols_at_once_embed_every_image_once(toy, toy_model):
+    splits = protocol_splits(toy, "sketch", unseen_classes=["gem", "house"], val_classes=["ball"])
+    together = evaluate_all(toy_model, splits)
+    needed = {row for split in splits for row in torch.cat([split.query, split.gallery]).tolist()}
+    assert toy_model.seen == len(needed)
+    assert list(together["protocol"]) == ["UCDR", "UCDR", "UcCDR", "UdCDR"]
+    assert list(together["gallery"]) == ["unseen", "mixed", "unseen", "seen"]
+    for i, split in enumerate(splits):
+        alone = evaluate(toy_model, split).iloc[0]
+        assert together.iloc[i].to_dict() == pytest.approx(alone.to_dict())
+
+
+def test_a_model_that_breaks_is_reported(toy, toy_model):
+    toy_model.scale.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(toy_model, make_split(toy, unseen_classes=["gem", "house"], val_classes=["ball"]))
