@@ -1,0 +1,25 @@
+# Every target first builds .venv where it is missing, and installs again where pyproject.toml is newer.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help tutorial test lab
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+tutorial: $(INSTALLED) ## lay out the drawings, train ProS, measure it beside zero-shot CLIP, draw figures (about ten minutes)
+	$(BIN)/python -m prosutils tutorial
+
+test: $(INSTALLED) ## test the package, then run every notebook and compare its marked outputs
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable ".[test]"
+	@touch $@

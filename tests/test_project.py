@@ -1,0 +1,183 @@
+"""The project's own order: one list of packages, targets that work, imports downwards, no machine's paths."""
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+TARGETS = ("help", "tutorial", "test", "lab")
+#: A module imports only from those before it: the order in which a learner meets them.
+ORDER = ("config", "pictonet", "domains", "backbone", "prompts", "simulator", "pros", "baselines", "evaluation",
+         "training", "released", "experiment", "diagrams", "plots", "widgets", "cli", "__main__")
+MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
+
+
+# ---- packages ----------------------------------------------------------------------------------------------
+
+def test_conda_environment_is_in_step_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip, = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert f"python{PROJECT['requires-python']}" in conda and "pip" in conda
+    assert pip == ["--editable .[test]"] and "test" in PROJECT["optional-dependencies"]
+
+
+def test_every_imported_package_is_listed_with_a_lower_bound():
+    listed = {}
+    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        listed[name] = bound
+    import_names = {"open_clip": "open_clip_torch", "PIL": "pillow", "sklearn": "scikit-learn",
+                    "umap": "umap-learn", "yaml": "pyyaml", "IPython": "ipywidgets"}
+    own = {"prosutils", "conftest", "tomli"} | {path.stem for path in (ROOT / "data_scripts").glob("*.py")}
+    for folder in ("prosutils", "data_scripts", "tests"):
+        for path in (ROOT / folder).glob("*.py"):
+            for name in imported_packages(path) - own - set(sys.stdlib_module_names):
+                assert import_names.get(name, name) in listed, f"{path.name} imports {name}"
+
+
+def imported_packages(path):
+    """Top-level names of the absolute imports of a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    paper, = citation["references"]
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert paper["authors"][0]["family-names"] == "Fang"
+    assert (paper["start"], paper["end"]) == ("17292", "17301")
+
+
+def test_all_data_of_the_package_is_shipped():
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["prosutils"]
+    shipped = {path for pattern in patterns for path in (ROOT / "prosutils").glob(pattern + "/*")}
+    assert {path for path in (ROOT / "prosutils" / "data").rglob("*") if path.is_file()} <= shipped
+
+
+# ---- Makefile and CI ---------------------------------------------------------------------------------------
+
+#: Stands for Python: notes its arguments in calls.txt, copies itself as the .venv's Python, fails on demand.
+PYTHON_STUB = """#!/bin/sh
+echo "$*" >> calls.txt
+if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi
+if [ -n "$FAILS" ]; then case "$*" in *"$FAILS"*) exit 3;; esac; fi
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with the real Makefile and .ci/run: a function from a command to (exit code, calls, output)."""
+    for name in ("Makefile", "pyproject.toml", ".ci/run"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    stub = tmp_path / "stub"
+    stub.write_text(PYTHON_STUB)
+    stub.chmod(0o755)
+
+    def run(*command, fails=""):
+        calls = tmp_path / "calls.txt"
+        calls.write_text("")
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
+                                env=os.environ | {"PYTHON": str(stub), "FAILS": fails, "MAKEFLAGS": ""})
+        return result.returncode, calls.read_text().splitlines(), result.stdout
+
+    run.folder = tmp_path
+    return run
+
+
+INSTALL = ["-m venv .venv", "-m pip install --editable .[test]"]
+RUNS = {"tutorial": ["-m prosutils tutorial"],
+        "test": ["-m pytest tests", "-m pytest --nbval-lax --nbval-current-env notebooks"],
+        "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"]}
+
+
+@pytest.mark.parametrize("target", RUNS)
+def test_targets_build_the_environment_once(checkout, target):
+    assert checkout("make", target)[:2] == (0, INSTALL + RUNS[target])
+    assert checkout("make", "-j1", target)[:2] == (0, RUNS[target])
+
+
+def test_changed_pyproject_is_installed_again(checkout):
+    checkout("make", "lab")
+    installed = (checkout.folder / ".venv" / "installed").stat().st_mtime
+    os.utime(checkout.folder / "pyproject.toml", (installed + 5, installed + 5))
+    assert checkout("make", "lab")[1] == INSTALL + RUNS["lab"]
+
+
+def test_failed_installation_is_tried_again(checkout):
+    code, calls, _ = checkout("make", "tutorial", fails="pip install")
+    assert code != 0 and calls == INSTALL
+    assert checkout("make", "tutorial")[:2] == (0, INSTALL + RUNS["tutorial"])
+
+
+@pytest.mark.parametrize("fails", ["pytest tests", "--nbval-lax"])
+@pytest.mark.parametrize("command", [["make", "test"], ["bash", ".ci/run"]])
+def test_failing_tests_fail_the_command(checkout, command, fails):
+    assert checkout(*command)[0] == 0
+    assert checkout(*command, fails=fails)[0] != 0
+
+
+def test_ci_runs_the_tests(checkout):
+    assert checkout("bash", ".ci/run")[1] == INSTALL + RUNS["test"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_help_lists_every_target(checkout):
+    code, calls, output = checkout("make")
+    assert code == 0 and not calls
+    assert [line.split()[1] for line in output.splitlines()] == list(TARGETS)
+
+
+# ---- code --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_import_from_those_before_them(path):
+    allowed = {*ORDER[:ORDER.index(path.stem)]}
+    for node in ast.walk(ast.parse(path.read_text())):
+        used = []
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "prosutils"):
+            module = (node.module or "").removeprefix("prosutils").strip(".")
+            used = [module.split(".")[0]] if module else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            used = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("prosutils.")]
+        for name in used:
+            assert name in allowed, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_are_short_enough_to_read(path):
+    assert len(path.read_text().splitlines()) <= 450
+
+
+def test_no_path_of_a_machine_in_tracked_files():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    texts = {"", ".py", ".md", ".toml", ".yml", ".json", ".csv", ".cff", ".ipynb", ".svg"}
+    pattern = re.compile(rb"(?<![\w./-])/(home|Users|root|tmp|work)/")
+    for name in filter(None, os.fsdecode(listing).split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.suffix in texts:
+            found = pattern.search(path.read_bytes())
+            assert not found, f"{name}: {found.group().decode()}"
