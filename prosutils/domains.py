@@ -1,4 +1,4 @@
-"""A `domain/class/image` folder as a table, its splits for universal cross-domain retrieval, and batches drawn from it.
+"""A `domain/class/image` folder as a table, its splits for universal cross-domain retrieval, and its batches.
 
     data = ImageDomains.from_folder("my_images")                    # my_images/sketch/house/0001.png ...
     split = make_split(data, protocol="UCDR", unseen_domain="sketch")
@@ -32,19 +32,19 @@ PROTOCOLS = ("UCDR", "UcCDR", "UdCDR")
 GALLERIES = ("unseen", "mixed")
 #: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's.
 GALLERY_DOMAINS = (pictonet.GALLERY_DOMAIN, "real", "photo", "extended_photo")
-#: Share of the classes that is unseen, and of the rest that validates: DomainNet's 45 of 345 and 55 of 300 [METHOD].
+#: Share of the classes that is unseen, and of the rest that validates: as in DomainNet [METHOD].
 UNSEEN_SHARE, VAL_SHARE = 45 / 345, 55 / 300
 
 
 def open_image(path):
-    """`Image.open` that refuses what Pillow only warns of: a file that unpacks to more pixels than its safety limit."""
+    """`Image.open` that refuses what Pillow only warns of: more pixels than its safety limit."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(path)
 
 
 def load_image(path):
-    """The image in a file as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey scaled to 8 bits.
+    """The image in a file as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey as 8-bit.
 
     Raises UserError, naming the file, when it cannot be decoded or is a decompression bomb.
     """
@@ -62,10 +62,11 @@ def load_image(path):
 
 
 def find_fault(path):
-    """Why a file is not a whole image, or None. Reads its header and last bytes; decodes only where these leave doubt.
+    """Why a file is not a whole image, or None.
 
-    To decode all of DomainNet (600,000 images) takes an hour, this takes minutes, and an interrupted copy or download,
-    the usual damage, shows at the end of the file. Damage in the middle is reported by `load_image`.
+    Reads its header and last bytes, and decodes only where these leave doubt: to decode all of DomainNet's
+    600,000 images takes an hour, this takes minutes, and an interrupted copy or download, the usual damage,
+    shows at the end of a file. Damage in the middle is reported by `load_image`.
     """
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return "not an image file"
@@ -81,15 +82,17 @@ def find_fault(path):
 
 
 def list_files(root):
-    """The files in `root/*/*/`, sorted by domain, class and name; hidden ones and hidden folders are left out."""
+    """The files in `root/*/*/`, sorted by domain, class and name, without hidden files and folders."""
     def visible(folder):
-        return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return sorted(entries, key=lambda path: path.name)
 
     try:
         if not root.is_dir():
             raise UserError(f"There is no folder {root}. Expected {root}/<domain>/<class>/<image>.")
-        return [path for domain in visible(root) if domain.is_dir() for name in visible(domain) if name.is_dir()
-                for path in visible(name) if path.name.lower() not in SYSTEM_FILES]
+        return [path for domain in visible(root) if domain.is_dir()
+                for folder in visible(domain) if folder.is_dir()
+                for path in visible(folder) if path.name.lower() not in SYSTEM_FILES]
     except OSError as error:
         raise UserError(f"{root} cannot be listed: {error}.") from error
 
@@ -110,9 +113,9 @@ class ImageDomains:
     def from_folder(cls, root, on_error="skip"):
         """Lists the images in `root/domain/class/`. A class may have no image in some domains.
 
-        Files that are not whole images are left out with a warning and kept in `skipped` (on_error="skip"), or
-        refused (on_error="raise").
-        Raises UserError when the folder is missing, unreadable, without images, or has one domain or class only.
+        on_error: "skip" leaves out files that are not whole images, with a warning, and lists them in
+        `skipped`; "raise" refuses them.
+        Raises UserError for a folder that is missing, unreadable, without images, or of one domain or class.
         """
         if on_error not in ("skip", "raise"):
             raise UserError(f"on_error is 'skip' or 'raise', not {on_error!r}.")
@@ -133,9 +136,10 @@ class ImageDomains:
         classes, class_index = np.unique([path.parts[-2] for path in paths], return_inverse=True)
         for kind, names in (("domain", domains), ("class", classes)):
             if len(names) < 2:
-                raise UserError(f"{root} holds {f'one {kind} only ({names[0]})' if len(names) else 'no image'}; cross-domain "
-                                f"retrieval needs two or more domains and classes. Expected {root}/<domain>/<class>/"
-                                f"<image>, images ending in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+                what = f"one {kind} only ({names[0]})" if len(names) else "no image"
+                raise UserError(f"{root} holds {what}; cross-domain retrieval needs two or more domains and "
+                                f"classes. Expected {root}/<domain>/<class>/<image>, images ending in "
+                                f"{', '.join(sorted(IMAGE_SUFFIXES))}.")
         return cls(root, tuple(domains.tolist()), tuple(classes.tolist()), paths,
                    torch.from_numpy(domain_index).long(), torch.from_numpy(class_index).long(), skipped)
 
@@ -195,42 +199,44 @@ class Split:
 
     def table(self):
         """DataFrame with one row per part: its domains and its numbers of classes and images."""
-        parts = {name: getattr(self, name) for name in ("train", "val_query", "val_gallery", "query", "gallery")}
+        names = ("train", "val_query", "val_gallery", "query", "gallery")
+        parts = {name: getattr(self, name) for name in names}
         return pd.DataFrame([{"part": name, "domains": ", ".join(self.data.domain_names(rows)),
                               "classes": len(self.data.class_names(rows)), "images": len(rows)}
                              for name, rows in parts.items()]).set_index("part")
 
 
-def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=None, val_classes=None, gallery="unseen",
-               gallery_domain=None, query_domain=None, holdout_fraction=0.08, seed=0):
+def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=None, val_classes=None,
+               gallery="unseen", gallery_domain=None, query_domain=None, holdout_fraction=0.08, seed=0):
     """A protocol of universal cross-domain retrieval on a folder [METHOD, "The task"].
 
-    | protocol | query: domain, classes | gallery: images of the gallery domain                               |
-    |----------|------------------------|---------------------------------------------------------------------|
-    | UCDR     | held out, unseen       | unseen classes; gallery="mixed" adds the kept-out part of seen ones |
-    | UcCDR    | seen, unseen           | the same                                                            |
-    | UdCDR    | held out, seen         | the kept-out part of the seen classes                               |
+    | protocol | query: domain, classes | gallery: images of the gallery domain                          |
+    |----------|------------------------|----------------------------------------------------------------|
+    | UCDR     | held out, unseen       | unseen classes; gallery="mixed" adds seen ones, kept-out part  |
+    | UcCDR    | seen, unseen           | the same                                                       |
+    | UdCDR    | held out, seen         | seen classes, kept-out part                                    |
 
-    Kept out of training is `holdout_fraction` of the gallery domain's images of each seen class, at least one. It
-    depends on the seed and the class alone, so one trained model serves every protocol and trained on no gallery image.
-    (The released code keeps 8 % for the mixed gallery, but draws U^dCDR's gallery from the training images.)
-    Validation ranks the gallery domain's images of the validation classes for queries from the other training domains;
-    neither the held-out domain nor the unseen classes take part in it.
+    Kept out of training is `holdout_fraction` of the gallery domain's images of each seen class, at least
+    one. It depends on the seed and the class alone, so one trained model serves every protocol, and no image
+    of a gallery was trained on. (The released code keeps 8 % out for the mixed gallery, but its U^dCDR
+    gallery is drawn from training images.) Validation ranks the gallery domain's images of the validation
+    classes for queries from the other training domains: neither the held-out domain nor the unseen classes
+    take part.
 
     unseen_domain: the domain held out of training; None (UcCDR only) trains on every domain.
-    unseen_classes, val_classes: class names; None: PictoNet's own, or a draw by `seed` from the classes that the gallery
-        domain has. val_classes=[] leaves validation out.
+    unseen_classes, val_classes: class names; None: PictoNet's own, or a draw by `seed` from the classes that
+        the gallery domain has. val_classes=[] leaves validation out.
     gallery_domain: None: the first of GALLERY_DOMAINS that the folder has, or else its largest domain.
     query_domain: UcCDR's query domain; None: all training domains but the gallery's.
 
-    Raises UserError for unknown names (listing the known ones), classes without a gallery image, and empty parts.
+    Raises UserError for unknown names (listing the known), classes without gallery image, and empty parts.
     """
     _check_known("protocol", [protocol], PROTOCOLS)
     _check_known("gallery", [gallery], GALLERIES)
     if not 0 < holdout_fraction < 1:
         raise UserError(f"holdout_fraction is a share between 0 and 1, not {holdout_fraction}.")
-    train_domains, gallery_domain, query_domains = _domain_roles(data, protocol, unseen_domain, gallery_domain,
-                                                                 query_domain)
+    train_domains, gallery_domain, query_domains = _domain_roles(
+        data, protocol, unseen_domain, gallery_domain, query_domain)
     source_domains = [name for name in train_domains if name != gallery_domain]
     seen, val, unseen = split_classes(data, gallery_domain, unseen_classes, val_classes, seed)
 
@@ -242,8 +248,8 @@ def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=Non
         gallery_kind, gallery_rows, query_classes = gallery, data.rows([gallery_domain], unseen), unseen
     if gallery_kind == "mixed":
         gallery_rows = torch.cat([gallery_rows, kept_out]).sort().values
-    split = Split(data, protocol, seed, unseen_domain, train_domains, query_domains, gallery_domain, gallery_kind,
-                  seen, val, unseen, train=train[~torch.isin(train, kept_out)],
+    split = Split(data, protocol, seed, unseen_domain, train_domains, query_domains, gallery_domain,
+                  gallery_kind, seen, val, unseen, train=train[~torch.isin(train, kept_out)],
                   val_query=data.rows(source_domains, val), val_gallery=data.rows([gallery_domain], val),
                   query=data.rows(query_domains, query_classes), gallery=gallery_rows)
     _check_no_part_is_empty(split)
@@ -251,9 +257,10 @@ def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=Non
 
 
 def protocol_splits(data, unseen_domain, **options):
-    """The four measurements of one trained model: UCDR with unseen and mixed gallery, UcCDR, UdCDR; see `make_split`."""
+    """Four splits for one model: UCDR with unseen and with mixed gallery, UcCDR, UdCDR; see `make_split`."""
     cases = [("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "unseen")]
-    return [make_split(data, protocol, unseen_domain, gallery=gallery, **options) for protocol, gallery in cases]
+    return [make_split(data, protocol, unseen_domain, gallery=gallery, **options)
+            for protocol, gallery in cases]
 
 
 def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
@@ -263,8 +270,8 @@ def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
     train_domains = tuple(name for name in data.domains if name != unseen_domain)
     if gallery_domain is None:
         known = [name for name in GALLERY_DOMAINS if name in train_domains]
-        sizes = torch.bincount(data.domain_index)
-        gallery_domain = known[0] if known else max(train_domains, key=lambda name: sizes[data.domains.index(name)])
+        by_size = sorted(train_domains, key=lambda name: -len(data.rows([name], data.classes)))
+        gallery_domain = (known + by_size)[0]
     _check_known("gallery domain", [gallery_domain], train_domains)
     if protocol != "UcCDR":
         return train_domains, gallery_domain, (unseen_domain,)
@@ -276,7 +283,7 @@ def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
 
 
 def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, seed=0):
-    """Class names (seen, validation, unseen), sorted; lists that are None are PictoNet's or drawn, as in `make_split`."""
+    """Class names (seen, validation, unseen), sorted; a list that is None is filled as `make_split` says."""
     for names in (unseen_classes, val_classes):
         _check_known("class", names or [], data.classes)
     in_gallery = data.class_names(data.rows([gallery_domain], data.classes))
@@ -285,10 +292,10 @@ def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, s
     is_pictonet = set(data.classes) == {name for names in fixed.values() for name in names}
     if unseen_classes is None:
         free = [name for name in in_gallery if name not in (val_classes or [])]
-        unseen_classes = fixed["unseen"] if is_pictonet else _draw(free, UNSEEN_SHARE, rng)
+        unseen_classes = set(fixed["unseen"]) & set(free) if is_pictonet else _draw(free, UNSEEN_SHARE, rng)
     if val_classes is None:
         free = [name for name in in_gallery if name not in unseen_classes]
-        val_classes = [name for name in fixed["val"] if name in free] if is_pictonet else _draw(free, VAL_SHARE, rng)
+        val_classes = set(fixed["val"]) & set(free) if is_pictonet else _draw(free, VAL_SHARE, rng)
     unseen, val = set(unseen_classes), set(val_classes)
     seen = set(data.classes) - unseen - val
 
@@ -296,16 +303,16 @@ def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, s
         raise UserError(f"Classes both unseen and for validation: {', '.join(sorted(unseen & val))}.")
     missing = sorted((unseen | val) - set(in_gallery))
     if missing:
-        raise UserError(f"No image in the gallery domain {gallery_domain} for the unseen or validation classes "
-                        f"{', '.join(missing)}: leave them out, or choose another gallery_domain.")
+        raise UserError(f"The gallery domain {gallery_domain} has no image of {', '.join(missing)}: name "
+                        "other unseen_classes and val_classes, or another gallery_domain.")
     if len(seen) < 2:
-        raise UserError(f"{len(seen)} of {len(data.classes)} classes would be left to train on; two or more are needed. "
-                        "Use a folder with more classes, or name fewer unseen_classes and val_classes.")
+        raise UserError(f"{len(seen)} of {len(data.classes)} classes would be left to train on, not two: "
+                        "name fewer unseen_classes and val_classes, or take a folder with more classes.")
     return tuple(sorted(seen)), tuple(sorted(val)), tuple(sorted(unseen))
 
 
 def _draw(names, share, rng):
-    """About `share` of the names: two or more where that leaves two, since ranking among one class says nothing."""
+    """About `share` of the names, two where that leaves two: ranking images of one class says nothing."""
     count = max(round(share * len(names)), min(2, len(names) // 2))
     return [names[i] for i in rng.permutation(len(names))[:count]]
 
@@ -315,7 +322,7 @@ def _keep_out(data, gallery_domain, classes, fraction, seed):
     kept = []
     for name in classes:
         rows = data.rows([gallery_domain], [name])
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # by the class alone: other classes don't matter
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # whatever the other classes are
         kept.append(rows[rng.permutation(len(rows))[:max(1, round(fraction * len(rows)))]])
     return torch.cat(kept).sort().values
 
@@ -336,7 +343,7 @@ def _check_no_part_is_empty(split):
 
 
 class Images(Dataset):
-    """The images of some rows: item i is (image [3, H, W], class_index, domain_index), indices into `data`'s names.
+    """The images of some rows: item i is (image [3, H, W], class_index, domain_index), as `data` counts them.
 
     Pictures of the domains `inverted` have their colours inverted first (see `inverted_domains`).
     """
@@ -356,13 +363,13 @@ class Images(Dataset):
 
 
 def inverted_domains(switches):
-    """Domains whose pictures are colour-inverted: none (paper), or "sketch" and "quickdraw" by name (released code:
-    dataloaders.py), so that TU-Berlin's "sketches" stay as they are."""
+    """Domains whose pictures are colour-inverted: none (paper), or "sketch" and "quickdraw" by name (released
+    code: dataloaders.py), so that TU-Berlin's "sketches" stay as they are."""
     return ("sketch", "quickdraw") if switches.polarity == "released" else ()
 
 
 def train_transform(size, mean, std):
-    """PIL RGB -> [3, size, size], augmented by crop, flip and colour [released code: src/algos/ProS/trainer.py].
+    """PIL RGB -> [3, size, size], augmented by crop, flip and colour [released code: trainer.py].
 
     torchvision draws from torch's global generator: `torch.manual_seed` makes a run repeatable.
     """
@@ -381,12 +388,12 @@ def _normalised_tensor(mean, std):
 
 
 class BalancedSampler(Sampler):
-    """Batches with equal numbers of images from every domain, for `DataLoader(Images(data, rows, ...), batch_sampler=)`.
+    """Batches with equal numbers of images from every domain: `batch_sampler` of a DataLoader over `Images`.
 
-    Yields lists of positions in `rows` (what `Images` is indexed by). An epoch ends when the smallest domain is used up
-    [released code: BalancedSampler, mode 'min'], at the earliest after one batch; a domain that runs out before that is
-    shuffled again. Every epoch starts with fresh shuffles, so it depends on nothing but the generator's state: a run
-    that resumes with that state draws the same batches.
+    Yields lists of positions in `rows`, by which `Images(data, rows, ...)` is indexed. An epoch ends when the
+    smallest domain is used up [released code: BalancedSampler, mode 'min'], at the earliest after one batch;
+    a domain that runs out before that is shuffled again. Every epoch starts with fresh shuffles and so
+    depends on nothing but the generator's state: a run that resumes with that state draws the same batches.
 
     Raises UserError when `batch_size` cannot be shared equally by the domains.
     """
@@ -400,8 +407,9 @@ class BalancedSampler(Sampler):
         self.per_domain, rest = divmod(batch_size, len(self.pools))
         if rest or not self.per_domain:
             fitting = max(1, self.per_domain) * len(self.pools)
+            names = ", ".join(data.domain_names(rows))
             raise UserError(f"A batch of {batch_size} cannot be shared equally by {len(self.pools)} domains "
-                            f"({', '.join(data.domain_names(rows))}): use {fitting} or {fitting + len(self.pools)}.")
+                            f"({names}): use {fitting} or {fitting + len(self.pools)}.")
 
     def __len__(self):
         return max(1, min(len(pool) for pool in self.pools) // self.per_domain)

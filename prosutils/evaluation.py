@@ -18,33 +18,37 @@ BLOCK_SCORES = 4_000_000
 def rank(query, gallery, similarity="cosine", k=None):
     """The k best gallery images of every query, best first; equal scores in gallery order.
 
-    query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G, ranks all of it.
-    Scores are cosines, or negative squared distances (similarity="euclidean").
+    query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G: all of
+    it. Scores are cosines, or negative squared distances (similarity="euclidean").
     Raises UserError for shapes that do not fit and for features that are not finite.
     """
     query, gallery = _check_features(query, gallery)
-    best = [(scores[:, :k].clone(), index[:, :k].clone())  # clones: a view would keep the whole block in memory
+    best = [(scores[:, :k].clone(), index[:, :k].clone())  # a view would keep its whole block in memory
             for scores, index in _ranked_blocks(query, gallery, similarity)]
     scores, index = zip(*best)
     return torch.cat(scores), torch.cat(index)
 
 
-def retrieval_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine", ap_norm="hits"):
-    """Mean over the queries of `query_metrics`: {"mAP@200", "Prec@200", "mAP@all", "Prec@100"} with the default `ks`."""
+def retrieval_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine",
+                      ap_norm="hits"):
+    """`query_metrics`, each averaged over the queries: {"mAP@200", "Prec@200", "mAP@all", "Prec@100"}."""
     per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm)
     return {name.replace("AP@", "mAP@"): float(values.double().mean()) for name, values in per_query.items()}
 
 
-def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine", ap_norm="hits"):
+def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine",
+                  ap_norm="hits"):
     """Average precision and precision of every query: {"AP@200", "Prec@200", "AP@all", "Prec@100"}, each [Q].
 
-    query [Q, D] with labels [Q], gallery [G, D] with labels [G]. With h(r) = 1 where rank r holds the query's class,
+    query [Q, D] with labels [Q], gallery [G, D] with labels [G]. With h(r) = 1 where the image at rank r has
+    the query's label,
 
         Prec@k = sum_{r<=k} h(r) / k        AP@k = sum_{r<=k} h(r) Prec@r / n
 
-    and n is the number of hits within k (ap_norm="hits", released code: utils/mAP.py) or all that could be hit,
-    min(k, relevant images in the gallery) (ap_norm="relevant"). AP is taken at the largest of `ks` and over the whole
-    gallery. A gallery smaller than k is ranked whole, and k is its size. A query without a relevant image scores 0.
+    and n is the number of hits within k (ap_norm="hits", released code: utils/mAP.py) or of all that could be
+    hit, min(k, relevant images of the gallery) (ap_norm="relevant"). AP is taken at the largest of `ks` and
+    over the whole gallery. A gallery smaller than k is ranked whole, and k is its size. A query without
+    relevant image scores 0.
 
     Raises UserError for shapes that do not fit, features that are not finite, and unknown options.
     """
@@ -65,26 +69,26 @@ def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), s
 
 
 def neighbour_purity(features, labels, k=10):
-    """How pure neighbourhoods are: the share of the k nearest neighbours by cosine, itself excluded, with the same label.
+    """Share of a feature's k nearest neighbours by cosine, itself excluded, that have its label.
 
-    features [n, D], labels [n] -> the mean over the n features, between 0 and 1. Fewer than k others: all of them count.
+    features [n, D], labels [n] -> the mean over the features, 0 to 1. All count where others are fewer.
     Raises UserError as `query_metrics`, and for a single feature, which has no neighbour.
     """
     features, _ = _check_features(features, features)
     labels = _check_labels("given", labels, features)
     if len(features) < 2:
         raise UserError("A single feature has no neighbour; give two or more.")
-    _, index = rank(features, features, k=k + 1)                                             # [n, k+1], itself among them
+    _, index = rank(features, features, k=k + 1)                               # [n, k+1], itself among them
     other = index != torch.arange(len(features), device=index.device)[:, None]
-    neighbour = other & (other.cumsum(1) <= k)           # a feature that has k equals may not be among the first k+1
+    neighbour = other & (other.cumsum(1) <= k)   # a feature with k equals may not be among its first k+1
     return float((labels[index] == labels[:, None])[neighbour].float().mean())
 
 
 def _block_metrics(hit, ks, ap_norm):
     """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
     size = hit.shape[1]
-    hits_so_far = hit.cumsum(1, dtype=torch.float32)                                         # [B, G]
-    precision = hits_so_far / torch.arange(1, size + 1, device=hit.device)                   # Prec@r at every rank r
+    hits_so_far = hit.cumsum(1, dtype=torch.float32)                        # [B, G]
+    precision = hits_so_far / torch.arange(1, size + 1, device=hit.device)  # [B, G], Prec@r
     precision_at_hits = precision * hit
     relevant = hits_so_far[:, -1]
 
@@ -116,10 +120,11 @@ def _check_features(query, gallery):
     query, gallery = torch.as_tensor(query).detach().float(), torch.as_tensor(gallery).detach().float()
     for name, features in (("query", query), ("gallery", gallery)):
         if features.ndim != 2 or not len(features):
-            raise UserError(f"{name} features are [number, width] with at least one row, not {list(features.shape)}.")
+            raise UserError(f"{name} features are [number, width] with at least one row, "
+                            f"not {list(features.shape)}.")
         bad = ~features.isfinite().all(1)
         if bad.any():
-            raise UserError(f"{int(bad.sum())} of {len(features)} {name} features are not finite (NaN or infinite), "
+            raise UserError(f"{int(bad.sum())} of {len(features)} {name} features are not finite numbers, "
                             f"the first at row {int(bad.nonzero()[0])}: the model that made them is broken.")
     if query.shape[1] != gallery.shape[1]:
         raise UserError(f"Query features have width {query.shape[1]}, gallery features {gallery.shape[1]}: "
@@ -130,16 +135,17 @@ def _check_features(query, gallery):
 def _check_labels(name, labels, features):
     labels = torch.as_tensor(labels, device=features.device)
     if labels.shape != features.shape[:1]:
-        raise UserError(f"{len(features)} {name} features need one label each, not labels of shape {list(labels.shape)}.")
+        raise UserError(f"{len(features)} {name} features need one label each, "
+                        f"not labels of shape {list(labels.shape)}.")
     return labels
 
 
 @torch.no_grad()
 def embed(model, images, batch_size=256, progress=False):
-    """Features [n, D] (float32, on the CPU) by `model.encode_image`, in evaluation mode; the model's mode is restored.
+    """Features [n, D] (float32, on the CPU) by `model.encode_image` in evaluation mode; the mode is restored.
 
-    images: normalised images [n, 3, H, W]; or a Dataset of such images, alone or first in a tuple (`Images`); or a list
-    of PIL images, prepared as the model's CLIP wants them.
+    images: normalised images [n, 3, H, W]; or a Dataset of such images, alone or first in a tuple (`Images`);
+    or a list of PIL images, prepared as the model's CLIP wants them. Raises UserError when there is none.
     """
     if not len(images):
         raise UserError("There is no image to embed.")
@@ -154,8 +160,9 @@ def embed(model, images, batch_size=256, progress=False):
     was_training = model.training
     model.eval()
     try:
-        features = [model.encode_image((batch if torch.is_tensor(batch) else batch[0]).to(device)).float().cpu()
-                    for batch in tqdm(batches, desc="Embedding", disable=not progress)]
+        batches = (batch if torch.is_tensor(batch) else batch[0]
+                   for batch in tqdm(batches, desc="Embedding", disable=not progress))
+        features = [model.encode_image(batch.to(device)).float().cpu() for batch in batches]
     finally:
         model.train(was_training)
     return torch.cat(features)
@@ -180,14 +187,15 @@ def evaluate(model, split, switches=None, extra=None, progress=False):
 def evaluate_all(model, splits, switches=None, extra=None, progress=False):
     """Metrics of a model on splits of the same folder, one row each; every image is embedded once.
 
-    Columns: method, protocol, unseen_domain, gallery, seed, queries, gallery_size, mAP@200, Prec@200, mAP@all, Prec@100,
-    and those of the dict `extra`, which wins over the split's where names are the same. `switches` (default: the
-    model's) say how to rank and what AP is divided by.
+    Columns: method, protocol, unseen_domain, gallery, seed, queries, gallery_size, mAP@200, Prec@200,
+    mAP@all, Prec@100, and those of the dict `extra`, which wins where names are the same. `switches`
+    (default: the model's) say how to rank and what AP is divided by.
     """
     switches = switches or model.config.switches
     data = splits[0].data
     rows = torch.cat([rows for split in splits for rows in (split.query, split.gallery)]).unique()
-    features = embed(model, Images(data, rows, model_transform(model), inverted_domains(switches)), progress=progress)
+    images = Images(data, rows, model_transform(model), inverted_domains(switches))
+    features = embed(model, images, progress=progress)
     features = features.to(next(model.parameters()).device)  # a GPU ranks faster
 
     table = []
@@ -195,7 +203,8 @@ def evaluate_all(model, splits, switches=None, extra=None, progress=False):
         query, gallery = torch.searchsorted(rows, split.query), torch.searchsorted(rows, split.gallery)
         metrics = retrieval_metrics(features[query], data.class_index[split.query], features[gallery],
                                     data.class_index[split.gallery], **switch_options(switches))
-        table.append({"method": model.method, "protocol": split.protocol, "unseen_domain": split.unseen_domain,
-                      "gallery": split.gallery_kind, "seed": split.seed, "queries": len(query),
-                      "gallery_size": len(gallery)} | metrics | (extra or {}))
+        case = {"method": model.method, "protocol": split.protocol, "unseen_domain": split.unseen_domain,
+                "gallery": split.gallery_kind, "seed": split.seed, "queries": len(query),
+                "gallery_size": len(gallery)}
+        table.append(case | metrics | (extra or {}))
     return pd.DataFrame(table)

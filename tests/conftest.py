@@ -1,4 +1,4 @@
-"""What the tests share: a tiny `domain/class/image` folder of drawings and a model that embeds them without learning."""
+"""What the tests share: a tiny `domain/class/image` folder of drawings and a model that learns nothing."""
 import random
 
 import pytest
@@ -21,8 +21,9 @@ def draw_toy(domain, name, number, size=32):
     left, top = (rng.uniform(0.1, 0.3) * grid for _ in range(2))
     right, bottom = left + 0.6 * grid, top + 0.6 * grid
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    ink = {"emoji": (220, 30, 30), "outline": (0, 0, 0), "pixel": (20, 60, 200), "sketch": (110, 110, 110)}[domain]
-    style = {"fill": ink if domain in ("emoji", "pixel") else "white", "outline": ink, "width": max(1, grid // 16)}
+    ink = {"emoji": "firebrick", "outline": "black", "pixel": "royalblue", "sketch": "dimgrey"}[domain]
+    paint = ink if domain in ("emoji", "pixel") else "white"
+    style = {"fill": paint, "outline": ink, "width": max(1, grid // 16)}
     if name == "ball":
         draw.ellipse((left, top, right, bottom), **style)
     elif name == "box":
@@ -38,7 +39,8 @@ def draw_toy(domain, name, number, size=32):
     else:
         for y in (top, middle_y, bottom):
             draw.line((left, y, right, y), fill=ink, width=grid // 8)
-    return image.resize((size, size), Image.Resampling.NEAREST if domain == "pixel" else Image.Resampling.LANCZOS)
+    resampling = Image.Resampling.NEAREST if domain == "pixel" else Image.Resampling.LANCZOS
+    return image.resize((size, size), resampling)
 
 
 @pytest.fixture(scope="session")

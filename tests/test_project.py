@@ -20,8 +20,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 TARGETS = ("help", "tutorial", "test", "lab")
 #: A module imports only from those before it: the order in which a learner meets them.
-ORDER = ("config", "pictonet", "domains", "backbone", "prompts", "simulator", "pros", "baselines", "evaluation",
-         "training", "released", "experiment", "diagrams", "plots", "widgets", "cli", "__main__")
+ORDER = ("config", "pictonet", "domains", "backbone", "prompts", "simulator", "pros", "baselines",
+         "evaluation", "training", "released", "experiment", "diagrams", "plots", "widgets", "cli",
+         "__main__")
 MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
 
 
@@ -87,7 +88,7 @@ if [ -n "$FAILS" ]; then case "$*" in *"$FAILS"*) exit 3;; esac; fi
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with the real Makefile and .ci/run: a function from a command to (exit code, calls, output)."""
+    """A checkout with the real Makefile and .ci/run: a function of a command: (exit code, calls, output)."""
     for name in ("Makefile", "pyproject.toml", ".ci/run"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
