@@ -1,0 +1,154 @@
+"""The command line as a user meets it: what it writes, and what it says when something is wrong."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prosutils import cli
+from prosutils.config import UserError, load_preset, parse_settings
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--set", "stage1.epochs=1", "stage1.batch_size=9", "stage2.epochs=1", "stage2.batch_size=6"]
+SPLIT = ["--unseen-domain", "sketch", "--unseen-classes", "gem,stripes"]
+COLUMNS = {"method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200"}
+
+
+@pytest.fixture(scope="module")
+def trained(toy_folder, tmp_path_factory):
+    """Artifacts of one short training on the toy folder, made by the command line."""
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    cli.main(["train", "--data", str(toy_folder), "--artifacts", str(artifacts), *SPLIT, *SHORT])
+    return artifacts
+
+
+def checkpoint(artifacts):
+    return next(artifacts.glob("runs/*pros*/model.pt"))
+
+
+def refusal(capsys, *arguments):
+    """What a command says when it refuses; it has to end with a message, not with a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, str), capsys.readouterr().err
+    return stop.value.code
+
+
+def test_train_writes_a_row_per_measured_case(trained):
+    table = pd.read_csv(trained / "results.csv")
+    assert COLUMNS <= set(table.columns)
+    assert table.groupby("method").size().to_dict() == {"ProS": 4, "Zero-shot CLIP": 4}
+    assert set(zip(table.protocol, table.gallery)) == {("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "seen")}
+    assert table["mAP@200"].between(0, 1).all()
+
+
+def test_a_second_run_reuses_the_first(trained, toy_folder, monkeypatch):
+    before = (trained / "results.csv").read_text()
+    monkeypatch.setattr("prosutils.experiment.train", lambda *_: pytest.fail("trained again"))
+    cli.main(["train", "--data", str(toy_folder), "--artifacts", str(trained), *SPLIT, *SHORT])
+    assert (trained / "results.csv").read_text() == before
+
+
+def test_evaluate_gives_the_numbers_of_training(trained, toy_folder, tmp_path):
+    cli.main(["evaluate", str(checkpoint(trained)), "--data", str(toy_folder), "--artifacts", str(tmp_path), *SPLIT])
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), pd.read_csv(trained / "results.csv"))
+
+
+def test_evaluate_refuses_classes_and_domains_of_the_training(trained, toy_folder, tmp_path, capsys):
+    base = ["evaluate", checkpoint(trained), "--data", toy_folder, "--artifacts", tmp_path]
+    assert "trained on classes that are unseen here" in refusal(capsys, *base, "--unseen-domain", "sketch", "--unseen-classes", "ball,house")
+    assert "trained on the domain pixel" in refusal(capsys, *base, "--unseen-domain", "pixel", "--unseen-classes", "gem,stripes")
+
+
+def test_embed_writes_features_with_their_names(trained, toy_folder, toy, tmp_path):
+    out = tmp_path / "features.npz"
+    cli.main(["embed", "--checkpoint", str(checkpoint(trained)), "--data", str(toy_folder), "--out", str(out)])
+    stored = np.load(out)
+    assert stored["features"].shape == (len(toy), 192) and np.isfinite(stored["features"]).all()
+    assert stored["class"].tolist() == toy.table()["class"].tolist() and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("query", ["image", "words"])
+def test_search_ranks_the_gallery(toy_folder, toy, capsys, query):
+    value = toy_folder / "sketch" / "house" / "0.png" if query == "image" else "a house"
+    cli.main(["search", f"--{query}", str(value), "--data", str(toy_folder), "-k", "5"])
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[1]) for line in lines]
+    assert len(lines) == 5 and scores == sorted(scores, reverse=True) and all("emoji" in line for line in lines)
+
+
+def test_search_finds_the_picture_itself_first(toy_folder, capsys):
+    cli.main(["search", "--image", str(toy_folder / "emoji" / "gem" / "1.png"), "--data", str(toy_folder), "-k", "1"])
+    assert capsys.readouterr().out.split()[-1].endswith("emoji/gem/1.png")
+
+
+def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
+    train = ["train", "--artifacts", tmp_path / "artifacts"]
+    toy_train = [*train, "--data", toy_folder]
+    assert "no folder" in refusal(capsys, *train, "--data", tmp_path / "missing")
+    assert "Known: mini, pictonet, pacs" in refusal(capsys, *train, "--preset", "minni")
+    assert "needs --data" in refusal(capsys, *train, "--preset", "pacs")
+    assert "Known: emoji, outline, pixel, sketch" in refusal(capsys, *toy_train, "--unseen-domain", "photo")
+    assert "Known: ball, box" in refusal(capsys, *toy_train, "--unseen-domain", "sketch", "--unseen-classes", "zebra")
+    assert "Known: preset" in refusal(capsys, *toy_train, "--set", "epochs=3")
+    assert "takes a int" in refusal(capsys, *toy_train, "--set", "stage2.epochs=many")
+    assert "Known: pros" in refusal(capsys, *toy_train, *SPLIT, "--method", "prosody")
+    assert "nothing to resume" in refusal(capsys, *toy_train, *SPLIT, "--resume")
+    assert "cannot be read as an image" in refusal(capsys, "search", "--image", __file__, "--data", toy_folder)
+    assert "no checkpoint" in refusal(capsys, "evaluate", tmp_path / "none.pt")
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_resume_with_other_settings_says_what_differs(toy_folder, tmp_path, capsys, monkeypatch):
+    train = ["train", "--data", str(toy_folder), "--artifacts", str(tmp_path), *SPLIT, *SHORT]
+    monkeypatch.setattr("prosutils.experiment.write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert "--resume" in refusal(capsys, *train)                          # interrupted before the run was finished
+    monkeypatch.undo()
+    assert "stage2.epochs: 1 there, 2 here" in refusal(capsys, *train, "stage2.epochs=2", "--resume")
+
+
+def test_a_broken_picture_is_skipped_or_refused(toy_folder, tmp_path, capsys):
+    import shutil
+    folder = tmp_path / "toy"
+    shutil.copytree(toy_folder, folder)
+    (folder / "emoji" / "ball" / "0.png").write_bytes((folder / "emoji" / "ball" / "0.png").read_bytes()[:60])
+    with pytest.warns(UserWarning, match="emoji/ball/0.png"):
+        cli.main(["embed", "--data", str(folder), "--out", str(tmp_path / "features.npz")])
+    message = refusal(capsys, "train", "--data", folder, "--on-error", "raise", *SPLIT)
+    assert "1 of" in message and "emoji/ball/0.png" in message
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_said(toy_folder, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert "cannot be written" in refusal(capsys, "embed", "--data", toy_folder, "--out", tmp_path / "sub" / "f.npz")
+
+
+def test_settings_are_parsed_to_their_types():
+    settings = parse_settings(["stage2.epochs=3", "temperature=0.1", "switches.read_out=released", "pretrained=x.pt"])
+    config = load_preset("mini", **settings)
+    assert (config.stage2.epochs, config.temperature, config.switches.read_out, config.pretrained) == (3, 0.1, "released", "x.pt")
+    assert config.stage2.lr == load_preset("mini").stage2.lr
+    with pytest.raises(UserError, match="write name=value"):
+        parse_settings(["epochs"])
+    with pytest.raises(UserError, match="Known: mini"):
+        load_preset("maxi")
+
+
+def test_module_runs_and_lists_its_commands():
+    done = subprocess.run([sys.executable, "-m", "prosutils", "--help"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert all(command in done.stdout for command in ("draw", "train", "evaluate", "embed", "search", "tutorial"))
+
+
+PHOTOGRAPHS = ROOT.parent / "shared" / "pacs_small"
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs a folder of photographs that is not shipped")
+def test_a_folder_of_photographs_trains_and_says_that_the_numbers_are_modest(tmp_path, capsys):
+    cli.main(["train", "--preset", "mini", "--data", str(PHOTOGRAPHS), "--unseen-domain", "sketch", "--unseen-classes",
+              "guitar,house", "--artifacts", str(tmp_path), "--set", "stage1.epochs=1", "stage2.epochs=1"])
+    assert "modest numbers" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 8
