@@ -1,155 +1,74 @@
-"""The style of every figure, pictures in a grid, and the diagrams that explain the method."""
-import functools
-import io
-
-import matplotlib
-import seaborn
-from matplotlib.figure import Figure
+"""Diagrams of the method: which images a split uses, which units a sample meets, what flows where."""
+import numpy as np
+import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from PIL import Image, ImageOps
 
 from . import pictonet
 from .config import UserError
-from .domains import GALLERY_DOMAINS
+from .pictures import FAINT, FLAME, FROZEN, GREY, HIT, INK, WIDTH, NotebookFigure, arrow, board, short, styled
 
-STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 8, "text.color": "#22303C", "axes.labelcolor": "#22303C",
-    "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
-    "axes.edgecolor": "#8A97A3", "axes.linewidth": 0.7, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": False, "xtick.color": "#5B6875", "ytick.color": "#5B6875", "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3,
-    "legend.frameon": False, "legend.fontsize": 7.5, "lines.linewidth": 1.6, "hatch.linewidth": 0.6,
-    "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
-}
-WIDTH = 9.0                                            # inches: a notebook's output area
-INK, GREY, FAINT = "#22303C", "#7B8794", "#CBD3DA"
-HIT, MISS = "#009988", "#CC3311"                       # Paul Tol's vibrant scheme: told apart by every eye
-FLAME, FROZEN = "#EE7733", "#DDE4EB"                   # what trains, what does not
+# --- Who may see what ---------------------------------------------------------------------------------------
+
+PART_COLOURS = {"training": "#9CC7E3", "validation": "#DDE4EB", "gallery": HIT, "queries": FLAME}
+
+
+@styled
+def split_map(splits):
+    """Which images a split trains on, validates on, asks with and searches; one panel for each of `splits`.
+
+    Rows are domains, columns are groups of classes, as wide as their number; the numbers count images.
+    White: unused.
+    """
+    columns = min(2, len(splits))
+    rows = -(-len(splits) // columns)
+    figure = NotebookFigure(figsize=(WIDTH, 2.3 * rows + 0.3), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
+    for i, split in enumerate(splits):
+        draw_split(figure.add_subplot(rows, columns, i + 1), split)
+    handles = [Rectangle((0, 0), 1, 1, fc=colour, label=part) for part, colour in PART_COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def draw_split(ax, split):
+    """One panel of `split_map`: each block of a domain and a group of classes, filled by its images' use."""
+    sources = [domain for domain in split.train_domains if domain != split.gallery_domain]
+    domains = [split.gallery_domain, *sources] + ([split.unseen_domain] if split.unseen_domain else [])
+    groups = {"seen": split.seen_classes, "validation": split.val_classes, "unseen": split.unseen_classes}
+    parts = {"training": split.train, "validation": torch.cat([split.val_query, split.val_gallery]),
+             "gallery": split.gallery, "queries": split.query}
+    total, left = sum(map(len, groups.values())), 0.0
+    for group, classes in groups.items():
+        width = len(classes) / total
+        for y, domain in enumerate(domains):
+            rows, x = split.data.rows([domain], classes), left
+            for part, members in parts.items():
+                count = int(torch.isin(rows, members).sum())
+                share = width * count / max(1, len(rows))
+                ax.add_patch(Rectangle((x, y + 0.06), share, 0.88, fc=PART_COLOURS[part], ec="none"))
+                if share > 0.02:
+                    ax.text(x + share / 2, y + 0.5, count, ha="center", va="center", fontsize=6.5,
+                            color="white" if part in ("gallery", "queries") else INK)
+                x += share
+            ax.add_patch(Rectangle((left, y + 0.06), width, 0.88, fc="none", ec=FAINT, lw=0.7))
+        if classes:
+            ax.text(left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=7,
+                    color=GREY)
+        left += width + 0.025
+    ax.set(xlim=(0, left), ylim=(len(domains), 0), xticks=[], yticks=np.arange(len(domains)) + 0.5,
+           yticklabels=[short(domain) for domain in domains])
+    ax.set_title(f"{split.protocol}, {split.gallery_kind} gallery", pad=18)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+# --- Which units a sample meets -----------------------------------------------------------------------------
+
 LEARNED, KEPT = dict(fc=FLAME, ec="none"), dict(fc=FROZEN, ec="none")
 COMPUTED = dict(fc="white", ec=GREY)                   # depends on the image
 MASKED = dict(fc="white", ec="#DDE4EB")                # a unit that is left out
 ZERO = dict(fc="white", ec=FAINT, hatch="//////")      # a unit set to zero
 
-#: One colour per domain in every figure; the gallery domains of the known data sets share theirs.
-DOMAIN_COLOURS = {"emoji": "#EE7733", "real": "#EE7733", "photo": "#EE7733", "clipart": "#33BBEE",
-                  "cartoon": "#33BBEE", "outline": "#0077BB", "quickdraw": "#0077BB", "solid": "#44546A",
-                  "infograph": "#44546A", "sketch": "#CC3311", "pixel": "#009988", "painting": "#009988",
-                  "art_painting": "#009988"}
-
-
-class NotebookFigure(Figure):
-    """A Figure that a notebook shows as a cell's result, and that pyplot neither keeps nor shows again."""
-
-    def png(self, dpi=150):
-        """The figure as PNG bytes; a palette of 256 colours takes a third of the room in a notebook."""
-        buffer, small = io.BytesIO(), io.BytesIO()
-        self.savefig(buffer, format="png", dpi=dpi)
-        with Image.open(buffer) as image:
-            image.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
-        return small.getvalue()
-
-    def _repr_png_(self):
-        width, height = (self.get_size_inches() * self.dpi).astype(int).tolist()
-        return self.png(), dict(width=width, height=height)
-
-
-def styled(function):
-    """The figure function with the shared style applied while it draws."""
-    @functools.wraps(function)
-    def draw(*args, **kwargs):
-        with matplotlib.rc_context(STYLE):
-            return function(*args, **kwargs)
-    return draw
-
-
-def domain_colours(domains):
-    """{domain: colour}, a known domain's the same in every figure; others take what is left."""
-    taken = {DOMAIN_COLOURS[name] for name in domains if name in DOMAIN_COLOURS}
-    spare = [c for c in ["#EE3377", *dict.fromkeys(DOMAIN_COLOURS.values())] if c not in taken]
-    others = [name for name in domains if name not in DOMAIN_COLOURS]
-    if len(others) > len(spare):
-        spare = seaborn.color_palette("husl", len(others)).as_hex()
-    return {name: DOMAIN_COLOURS.get(name) or spare[others.index(name)] for name in domains}
-
-
-# --- Parts --------------------------------------------------------------------------------------------------
-
-def board(width, height, unit=1.0):
-    """(figure, axes) without axis, `width` x `height` units of `unit` inches; x to the right, y down."""
-    figure = NotebookFigure(figsize=(width * unit, height * unit))
-    ax = figure.add_axes([0, 0, 1, 1])
-    ax.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-    ax.axis("off")
-    return figure, ax
-
-
-def thumbnail(image, side=128):
-    """A square picture of at most `side` pixels, the image whole, on white."""
-    side = min(max(image.size), side)
-    return ImageOps.pad(image.convert("RGB"), (side, side), color="white")
-
-
-def card(ax, x, y, size=1.0, colour=FAINT, linewidth=0.8):
-    """An empty rounded frame, its upper left corner at (x, y)."""
-    outline = f"round,pad=0,rounding_size={0.08 * size}"
-    ax.add_patch(FancyBboxPatch((x, y), size, size, boxstyle=outline, fc="white", ec=colour, lw=linewidth,
-                                zorder=2))
-
-
-def picture(ax, image, x, y, size=1.0, colour=FAINT, linewidth=0.8):
-    """A picture in such a frame."""
-    card(ax, x, y, size, colour, linewidth)
-    near, far = 0.05 * size, 0.95 * size
-    ax.imshow(thumbnail(image), extent=(x + near, x + far, y + far, y + near), aspect="auto", zorder=3)
-
-
-def arrow(ax, start, end, colour=GREY):
-    ax.annotate("", end, start, zorder=2, arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.0, shrinkA=0,
-                                                          shrinkB=0, mutation_scale=8))
-
-
-def short(name, length=13):
-    """A class or domain name for a tight place: words for "_", cut with an ellipsis."""
-    name = name.replace("_", " ")
-    return name if len(name) <= length else name[:length - 1] + "…"
-
-
-# --- Pictures in a grid -------------------------------------------------------------------------------------
-
-@styled
-def show_images(images, titles=None, columns=8):
-    """PIL images in a grid, `titles` below them."""
-    columns = min(columns, len(images))
-    rows, pitch = -(-len(images) // columns), 1.3 if titles else 1.06
-    figure, ax = board(columns * 1.06, rows * pitch, min(0.8, WIDTH / (columns * 1.06)))
-    for i, image in enumerate(images):
-        x, y = i % columns * 1.06 + 0.03, i // columns * pitch + 0.03
-        picture(ax, image, x, y)
-        if titles:
-            ax.text(x + 0.5, y + 1.05, short(str(titles[i])), ha="center", va="top", fontsize=6.5)
-    return figure
-
-
-@styled
-def contact_sheet(data, classes, domains=None, per_cell=1):
-    """Classes (columns) as every domain (rows, the gallery first) draws them; `per_cell` pictures each."""
-    domains = domains or sorted(data.domains, key=lambda name: name not in GALLERY_DOMAINS)
-    left, top, colours = 1.5, 0.5, domain_colours(data.domains)
-    width, height = left + len(classes), top + len(domains) * per_cell
-    figure, ax = board(width, height, min(0.72, WIDTH / width))
-    for row, domain in enumerate(domains):
-        ax.text(left - 0.25, top + (row + 0.5) * per_cell, short(domain), ha="right", va="center",
-                fontweight="bold", color=colours[domain])
-        for column, name in enumerate(classes):
-            for i, image in enumerate(data.rows([domain], [name])[:per_cell].tolist()):
-                picture(ax, data.load(image), left + column, top + row * per_cell + i, 0.94)
-    for column, name in enumerate(classes):
-        ax.text(left + column + 0.47, top - 0.15, short(name), ha="center", va="bottom", fontsize=7)
-    return figure
-
-
-# --- Which units a sample meets -----------------------------------------------------------------------------
 
 @styled
 def mask_matrix(domain_index, class_index, domains, classes, kind="own", columns=24):

@@ -1,6 +1,5 @@
 """What notebooks, the README and the tutorial draw. Every function returns a Figure and shows nothing."""
 import os
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -11,143 +10,25 @@ import torch
 from matplotlib import patheffects
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from .config import UserError
-from .diagrams import (FAINT, FLAME, GREY, HIT, INK, MISS, STYLE, WIDTH, NotebookFigure, arrow, board, card,
-                       contact_sheet, domain_colours, mask_matrix, picture, short, show_images, styled,
-                       thumbnail, token_sequence)
+from .diagrams import mask_matrix, split_map, token_sequence
 from .domains import Images, inverted_domains
 from .evaluation import embed, model_transform, neighbour_purity, query_metrics, rank, switch_options
+from .pictures import (FAINT, FLAME, INK, STYLE, WIDTH, NotebookFigure, benchmark_banner, compare_ranks,
+                       contact_sheet, domain_colours, rank_strips, short, show_images, styled, thumbnail)
 
 __all__ = ["STYLE", "benchmark_banner", "compare_ranks", "contact_sheet", "domain_colours", "feature_map",
            "feature_maps", "mask_matrix", "rank_strips", "results_bars", "save", "show_images",
-           "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures", "umap_points",
-           "unit_map"]
+           "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
+           "umap_points", "unit_map"]
 
 BLUE = "#0077BB"
 METHOD_COLOURS = {"Zero-shot CLIP": "#B4BDC6", "Heads only": "#7FB7E0", "VPT + heads": "#3E7FB1",
                   "ProS": FLAME}
 
 
-# --- Ranks --------------------------------------------------------------------------------------------------
-
-STEP = 1.08                                            # from one ranked picture to the next, in pictures
-
-
-def describe_query(data, query):
-    """(picture or words, caption, class index or None) of a query: a row of `data`, words, or a PIL image."""
-    if isinstance(query, str):
-        return query, "words", None
-    if isinstance(query, Image.Image):
-        return query, "a picture", None
-    domain, name = data.domains[data.domain_index[query]], data.classes[data.class_index[query]]
-    return data.load(int(query)), f"{short(name, 16)}\n{short(domain, 16)}", int(data.class_index[query])
-
-
-def query_card(ax, shown, caption, x, y, size=1.0, fontsize=6.5):
-    """The query at the left of its ranks: a picture, or words in quotes, with a caption below."""
-    if isinstance(shown, str):
-        card(ax, x, y, size, INK, 1.4)
-        ax.text(x + size / 2, y + size / 2, textwrap.fill(f"“{shown}”", 12), ha="center", va="center",
-                fontsize=fontsize + 0.5, style="italic")
-    else:
-        picture(ax, shown, x, y, size, INK, 1.4)
-    ax.text(x + size / 2, y + size + 0.07, caption, ha="center", va="top", fontsize=fontsize, color=GREY)
-
-
-def strip(ax, data, rows, class_index, x, y):
-    """Ranked pictures from left to right in the frames of hits and misses. Returns the number of hits."""
-    found = [int(data.class_index[row]) for row in rows]
-    for place, (row, name) in enumerate(zip(rows, found)):
-        left, known = x + place * STEP, class_index is not None
-        colour = FAINT if not known else HIT if name == class_index else MISS
-        picture(ax, data.load(int(row)), left, y, colour=colour, linewidth=1.6 if known else 0.8)
-        if name != class_index:
-            ax.text(left + 0.5, y + 1.07, short(data.classes[name]), ha="center", va="top", fontsize=6.5,
-                    color=MISS if known else INK)
-    return found.count(class_index)
-
-
-@styled
-def rank_strips(data, queries, ranked, scores=None, names=None):
-    """One row per query: its picture and its k best gallery pictures, green where the class is right.
-
-    queries: q rows of `data`, or words, or PIL images (then the class is unknown and frames are neutral);
-    ranked: [q, k] rows of `data`, best first; scores: q average precisions for the row's end (default: hits);
-    names: q captions in the place of class and domain.
-    """
-    k, left, pitch = len(ranked[0]), 1.65, 1.45
-    width = left + k * STEP + 1.0
-    figure, ax = board(width, len(queries) * pitch + 0.05, min(0.72, WIDTH / width))
-    for i, (query, rows) in enumerate(zip(queries, ranked)):
-        y = i * pitch + 0.05
-        shown, caption, class_index = describe_query(data, query)
-        query_card(ax, shown, names[i] if names else caption, 0.15, y)
-        arrow(ax, (1.28, y + 0.5), (1.54, y + 0.5))
-        hits = strip(ax, data, rows, class_index, left, y)
-        if scores is not None or class_index is not None:
-            text = f"{hits} of {k}" if scores is None else f"AP {scores[i]:.2f}"
-            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
-    return figure
-
-
-@styled
-def compare_ranks(data, query, ranked_by_method, scores_by_method=None):
-    """The same query, or several, under several methods: one strip each.
-
-    query: a row of `data`, or q of them; ranked_by_method: {method: [k] or [q, k] rows of `data`};
-    scores_by_method: {method: q average precisions} for the row's end (default: the hits).
-    """
-    queries = np.atleast_1d(np.asarray(query)).tolist()
-    ranked = {method: np.atleast_2d(np.asarray(rows)) for method, rows in ranked_by_method.items()}
-    k = next(iter(ranked.values())).shape[1]
-    left, pitch, size = 3.2, 1.36, 1.45 if len(ranked) > 1 else 1.0
-    block, width = pitch * len(ranked) + 0.3, left + k * STEP + 1.0
-    figure, ax = board(width, len(queries) * block - 0.25, min(0.72, WIDTH / width))
-    for i, row in enumerate(queries):
-        top = i * block + 0.05
-        shown, caption, class_index = describe_query(data, row)
-        query_card(ax, shown, caption, 0.15, top + (pitch * len(ranked) - 0.36 - size) / 2, size)
-        for j, (method, rows) in enumerate(ranked.items()):
-            y = top + j * pitch
-            hits = strip(ax, data, rows[i], class_index, left, y)
-            text = f"{hits} of {k}" if scores_by_method is None else f"AP {scores_by_method[method][i]:.2f}"
-            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
-            ax.text(left - 0.2, y + 0.5, method.replace(" ", "\n", 1), ha="right", va="center", fontsize=7.5,
-                    **emphasis(method))
-    return figure
-
-
-def emphasis(method):
-    """How a method's name is written: ProS stands out."""
-    return dict(fontweight="bold", color=FLAME) if method.startswith("ProS") else dict(color=INK)
-
-
-@styled
-def benchmark_banner(data, query, ranked_by_method, title="Draw it. Find it in another style.", subtitle=""):
-    """The README's first picture: one query, and what each method retrieves for it.
-
-    query: a row of `data`; ranked_by_method: {method: k rows}. PictoNet laid out at 224 pixels looks best; a
-    row number means the same drawing at every size.
-    """
-    k, left, top, pitch = len(next(iter(ranked_by_method.values()))), 2.95, 1.15, 1.78
-    width, height = left + k * STEP + 0.1, top + pitch * len(ranked_by_method)
-    figure, ax = board(width, height, WIDTH / width)
-    ax.text(0.15, 0.15, title, fontsize=14, fontweight="bold", va="top")
-    ax.text(0.15, 0.6, subtitle, fontsize=9, va="top", color=GREY)
-    middle = top + 0.27 + (pitch * (len(ranked_by_method) - 1) + 1) / 2
-    shown, caption, class_index = describe_query(data, int(query))
-    query_card(ax, shown, caption, 0.15, middle - 0.95, 1.9, fontsize=9)
-    arrow(ax, (2.25, middle), (2.7, middle))
-    for i, (method, rows) in enumerate(ranked_by_method.items()):
-        y = top + i * pitch
-        hits = strip(ax, data, rows, class_index, left, y + 0.27)
-        ax.text(left + 0.02, y + 0.17, method, fontsize=9.5, va="bottom", **emphasis(method))
-        ax.text(left + k * STEP - 0.1, y + 0.17, f"{hits} of {k}", fontsize=9, ha="right", va="bottom",
-                color=GREY)
-    return figure
-
+# --- Features in a plane ------------------------------------------------------------------------------------
 
 @styled
 def similarity_matrix(values, row_images, column_labels, row_labels=None, title=None):
@@ -177,61 +58,6 @@ def similarity_matrix(values, row_images, column_labels, row_labels=None, title=
     figure.text(0.1 / width, 1 - 0.12 / height, title or "", fontsize=9, fontweight="bold", va="top")
     return figure
 
-
-# --- Who may see what ---------------------------------------------------------------------------------------
-
-PART_COLOURS = {"training": "#9CC7E3", "validation": "#DDE4EB", "gallery": HIT, "queries": FLAME}
-
-
-@styled
-def split_map(splits):
-    """Which images a split trains on, validates on, asks with and searches; one panel for each of `splits`.
-
-    Rows are domains, columns are groups of classes, as wide as their number; the numbers count images. White: unused.
-    """
-    columns = min(2, len(splits))
-    rows = -(-len(splits) // columns)
-    figure = NotebookFigure(figsize=(WIDTH, 2.3 * rows + 0.3), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
-    for i, split in enumerate(splits):
-        draw_split(figure.add_subplot(rows, columns, i + 1), split)
-    handles = [Rectangle((0, 0), 1, 1, fc=colour, label=part) for part, colour in PART_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return figure
-
-
-def draw_split(ax, split):
-    """One panel of `split_map`: every block of a domain and a group of classes, filled by what its images are for."""
-    sources = [domain for domain in split.train_domains if domain != split.gallery_domain]
-    domains = [split.gallery_domain, *sources] + ([split.unseen_domain] if split.unseen_domain else [])
-    groups = {"seen": split.seen_classes, "validation": split.val_classes, "unseen": split.unseen_classes}
-    parts = {"training": split.train, "validation": torch.cat([split.val_query, split.val_gallery]),
-             "gallery": split.gallery, "queries": split.query}
-    total, left = sum(map(len, groups.values())), 0.0
-    for group, classes in groups.items():
-        width = len(classes) / total
-        for y, domain in enumerate(domains):
-            rows, x = split.data.rows([domain], classes), left
-            for part, members in parts.items():
-                count = int(torch.isin(rows, members).sum())
-                share = width * count / max(1, len(rows))
-                ax.add_patch(Rectangle((x, y + 0.06), share, 0.88, fc=PART_COLOURS[part], ec="none"))
-                if share > 0.02:
-                    ax.text(x + share / 2, y + 0.5, count, ha="center", va="center", fontsize=6.5, rotation=90 * (share < 0.06),
-                            color="white" if part in ("gallery", "queries") else INK)
-                x += share
-            ax.add_patch(Rectangle((left, y + 0.06), width, 0.88, fc="none", ec=FAINT, lw=0.7))
-        if classes:
-            ax.text(left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=7, color=GREY)
-        left += width + 0.025
-    ax.set(xlim=(0, left), ylim=(len(domains), 0), xticks=[], yticks=np.arange(len(domains)) + 0.5,
-           yticklabels=[short(domain) for domain in domains])
-    ax.set_title(f"{split.protocol}, {split.gallery_kind} gallery", pad=18)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-
-
-# --- Features in a plane ------------------------------------------------------------------------------------
 
 def umap_points(features, seed=0, neighbours=15):
     """UMAP of features [n, D] by cosine -> points [n, 2], an array; the same seed gives the same points."""

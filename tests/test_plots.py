@@ -50,6 +50,7 @@ def test_every_figure_is_drawn_and_none_is_shown(toy, ranked, tmp_path):
     query, methods = int(queries[0]), {"Zero-shot CLIP": rows[0], "ProS": rows[1]}
     pictures = [toy.load(i) for i in range(6)]
     points = np.random.default_rng(0).normal(size=(30, 2))
+    options = dict(unseen_domain="sketch", unseen_classes=["ball", "gem"], val_classes=["box"])
     panel = dict(points=points, labels=torch.arange(30) % 6, names=toy.classes, images=pictures * 5)
     figures = {
         "images": plots.show_images(pictures, ["a", "b", "c", "d", "e", "f"], columns=4),
@@ -69,6 +70,7 @@ def test_every_figure_is_drawn_and_none_is_shown(toy, ranked, tmp_path):
         "no validation": plots.training_curves(history([1, 1])),
         "bars": plots.results_bars(results(), chance=0.02),
         "one case": plots.results_bars(results(seeds=(0,), protocols=("UCDR",))),
+        "splits": plots.split_map([make_split(toy, protocol, **options) for protocol in ("UCDR", "UdCDR")]),
         "own": plots.mask_matrix([0, 1], [2, 0], toy.domains, toy.classes, "own"),
         "others": plots.mask_matrix(torch.tensor([0]), torch.tensor([30]), toy.domains,
                                     [f"c{i}" for i in range(40)], "others"),

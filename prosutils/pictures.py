@@ -1,0 +1,264 @@
+"""The style of every figure, and the figures made of pictures: grids, the contact sheet, ranks."""
+import functools
+import io
+import textwrap
+
+import matplotlib
+import numpy as np
+import seaborn
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image, ImageOps
+
+from .domains import GALLERY_DOMAINS
+
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 8, "text.color": "#22303C", "axes.labelcolor": "#22303C",
+    "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
+    "axes.edgecolor": "#8A97A3", "axes.linewidth": 0.7, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": False, "xtick.color": "#5B6875", "ytick.color": "#5B6875", "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3,
+    "legend.frameon": False, "legend.fontsize": 7.5, "lines.linewidth": 1.6, "hatch.linewidth": 0.6,
+    "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
+}
+WIDTH = 9.0                                            # inches: a notebook's output area
+INK, GREY, FAINT = "#22303C", "#7B8794", "#CBD3DA"
+HIT, MISS = "#009988", "#CC3311"                       # Paul Tol's vibrant scheme: told apart by every eye
+FLAME, FROZEN = "#EE7733", "#DDE4EB"                   # what trains, what does not
+
+#: One colour per domain in every figure; the gallery domains of the known data sets share theirs.
+DOMAIN_COLOURS = {"emoji": "#EE7733", "real": "#EE7733", "photo": "#EE7733", "clipart": "#33BBEE",
+                  "cartoon": "#33BBEE", "outline": "#0077BB", "quickdraw": "#0077BB", "solid": "#44546A",
+                  "infograph": "#44546A", "sketch": "#CC3311", "pixel": "#009988", "painting": "#009988",
+                  "art_painting": "#009988"}
+
+
+class NotebookFigure(Figure):
+    """A Figure that a notebook shows as a cell's result, and that pyplot neither keeps nor shows again."""
+
+    def png(self, dpi=150):
+        """The figure as PNG bytes; a palette of 256 colours takes a third of the room in a notebook."""
+        buffer, small = io.BytesIO(), io.BytesIO()
+        self.savefig(buffer, format="png", dpi=dpi)
+        with Image.open(buffer) as image:
+            image.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+        return small.getvalue()
+
+    def _repr_png_(self):
+        width, height = (self.get_size_inches() * self.dpi).astype(int).tolist()
+        return self.png(), dict(width=width, height=height)
+
+
+def styled(function):
+    """The figure function with the shared style applied while it draws."""
+    @functools.wraps(function)
+    def draw(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **kwargs)
+    return draw
+
+
+def domain_colours(domains):
+    """{domain: colour}, a known domain's the same in every figure; others take what is left."""
+    taken = {DOMAIN_COLOURS[name] for name in domains if name in DOMAIN_COLOURS}
+    spare = [c for c in ["#EE3377", *dict.fromkeys(DOMAIN_COLOURS.values())] if c not in taken]
+    others = [name for name in domains if name not in DOMAIN_COLOURS]
+    if len(others) > len(spare):
+        spare = seaborn.color_palette("husl", len(others)).as_hex()
+    return {name: DOMAIN_COLOURS.get(name) or spare[others.index(name)] for name in domains}
+
+
+# --- Parts --------------------------------------------------------------------------------------------------
+
+def board(width, height, unit=1.0):
+    """(figure, axes) without axis, `width` x `height` units of `unit` inches; x to the right, y down."""
+    figure = NotebookFigure(figsize=(width * unit, height * unit))
+    ax = figure.add_axes([0, 0, 1, 1])
+    ax.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    ax.axis("off")
+    return figure, ax
+
+
+def thumbnail(image, side=128):
+    """A square picture of at most `side` pixels, the image whole, on white."""
+    side = min(max(image.size), side)
+    return ImageOps.pad(image.convert("RGB"), (side, side), color="white")
+
+
+def card(ax, x, y, size=1.0, colour=FAINT, linewidth=0.8):
+    """An empty rounded frame, its upper left corner at (x, y)."""
+    outline = f"round,pad=0,rounding_size={0.08 * size}"
+    ax.add_patch(FancyBboxPatch((x, y), size, size, boxstyle=outline, fc="white", ec=colour, lw=linewidth,
+                                zorder=2))
+
+
+def picture(ax, image, x, y, size=1.0, colour=FAINT, linewidth=0.8):
+    """A picture in such a frame."""
+    card(ax, x, y, size, colour, linewidth)
+    near, far = 0.05 * size, 0.95 * size
+    ax.imshow(thumbnail(image), extent=(x + near, x + far, y + far, y + near), aspect="auto", zorder=3)
+
+
+def arrow(ax, start, end, colour=GREY):
+    ax.annotate("", end, start, zorder=2, arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.0, shrinkA=0,
+                                                          shrinkB=0, mutation_scale=8))
+
+
+def short(name, length=13):
+    """A class or domain name for a tight place: words for "_", cut with an ellipsis."""
+    name = name.replace("_", " ")
+    return name if len(name) <= length else name[:length - 1] + "…"
+
+
+# --- Grids --------------------------------------------------------------------------------------------------
+
+@styled
+def show_images(images, titles=None, columns=8):
+    """PIL images in a grid, `titles` below them."""
+    columns = min(columns, len(images))
+    rows, pitch = -(-len(images) // columns), 1.3 if titles else 1.06
+    figure, ax = board(columns * 1.06, rows * pitch, min(0.8, WIDTH / (columns * 1.06)))
+    for i, image in enumerate(images):
+        x, y = i % columns * 1.06 + 0.03, i // columns * pitch + 0.03
+        picture(ax, image, x, y)
+        if titles:
+            ax.text(x + 0.5, y + 1.05, short(str(titles[i])), ha="center", va="top", fontsize=6.5)
+    return figure
+
+
+@styled
+def contact_sheet(data, classes, domains=None, per_cell=1):
+    """Classes (columns) as every domain (rows, the gallery first) draws them; `per_cell` pictures each."""
+    domains = domains or sorted(data.domains, key=lambda name: name not in GALLERY_DOMAINS)
+    left, top, colours = 1.5, 0.5, domain_colours(data.domains)
+    width, height = left + len(classes), top + len(domains) * per_cell
+    figure, ax = board(width, height, min(0.72, WIDTH / width))
+    for row, domain in enumerate(domains):
+        ax.text(left - 0.25, top + (row + 0.5) * per_cell, short(domain), ha="right", va="center",
+                fontweight="bold", color=colours[domain])
+        for column, name in enumerate(classes):
+            for i, image in enumerate(data.rows([domain], [name])[:per_cell].tolist()):
+                picture(ax, data.load(image), left + column, top + row * per_cell + i, 0.94)
+    for column, name in enumerate(classes):
+        ax.text(left + column + 0.47, top - 0.15, short(name), ha="center", va="bottom", fontsize=7)
+    return figure
+
+
+# --- Ranks --------------------------------------------------------------------------------------------------
+
+STEP = 1.08                                            # from one ranked picture to the next, in pictures
+
+
+def describe_query(data, query):
+    """(picture or words, caption, class index or None) of a query: a row of `data`, words, or a PIL image."""
+    if isinstance(query, str):
+        return query, "words", None
+    if isinstance(query, Image.Image):
+        return query, "a picture", None
+    domain, name = data.domains[data.domain_index[query]], data.classes[data.class_index[query]]
+    return data.load(int(query)), f"{short(name, 16)}\n{short(domain, 16)}", int(data.class_index[query])
+
+
+def query_card(ax, shown, caption, x, y, size=1.0, fontsize=6.5):
+    """The query at the left of its ranks: a picture, or words in quotes, with a caption below."""
+    if isinstance(shown, str):
+        card(ax, x, y, size, INK, 1.4)
+        ax.text(x + size / 2, y + size / 2, textwrap.fill(f"“{shown}”", 12), ha="center", va="center",
+                fontsize=fontsize + 0.5, style="italic")
+    else:
+        picture(ax, shown, x, y, size, INK, 1.4)
+    ax.text(x + size / 2, y + size + 0.07, caption, ha="center", va="top", fontsize=fontsize, color=GREY)
+
+
+def strip(ax, data, rows, class_index, x, y):
+    """Ranked pictures from left to right in the frames of hits and misses. Returns the number of hits."""
+    found = [int(data.class_index[row]) for row in rows]
+    for place, (row, name) in enumerate(zip(rows, found)):
+        left, known = x + place * STEP, class_index is not None
+        colour = FAINT if not known else HIT if name == class_index else MISS
+        picture(ax, data.load(int(row)), left, y, colour=colour, linewidth=1.6 if known else 0.8)
+        if name != class_index:
+            ax.text(left + 0.5, y + 1.07, short(data.classes[name]), ha="center", va="top", fontsize=6.5,
+                    color=MISS if known else INK)
+    return found.count(class_index)
+
+
+@styled
+def rank_strips(data, queries, ranked, scores=None, names=None):
+    """One row per query: its picture and its k best gallery pictures, green where the class is right.
+
+    queries: q rows of `data`, or words, or PIL images (then the class is unknown and frames are neutral);
+    ranked: [q, k] rows of `data`, best first; scores: q average precisions for the row's end (default: hits);
+    names: q captions in the place of class and domain.
+    """
+    k, left, pitch = len(ranked[0]), 1.65, 1.45
+    width = left + k * STEP + 1.0
+    figure, ax = board(width, len(queries) * pitch + 0.05, min(0.72, WIDTH / width))
+    for i, (query, rows) in enumerate(zip(queries, ranked)):
+        y = i * pitch + 0.05
+        shown, caption, class_index = describe_query(data, query)
+        query_card(ax, shown, names[i] if names else caption, 0.15, y)
+        arrow(ax, (1.28, y + 0.5), (1.54, y + 0.5))
+        hits = strip(ax, data, rows, class_index, left, y)
+        if scores is not None or class_index is not None:
+            text = f"{hits} of {k}" if scores is None else f"AP {scores[i]:.2f}"
+            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
+    return figure
+
+
+@styled
+def compare_ranks(data, query, ranked_by_method, scores_by_method=None):
+    """The same query, or several, under several methods: one strip each.
+
+    query: a row of `data`, or q of them; ranked_by_method: {method: [k] or [q, k] rows of `data`};
+    scores_by_method: {method: q average precisions} for the row's end (default: the hits).
+    """
+    queries = np.atleast_1d(np.asarray(query)).tolist()
+    ranked = {method: np.atleast_2d(np.asarray(rows)) for method, rows in ranked_by_method.items()}
+    k = next(iter(ranked.values())).shape[1]
+    left, pitch, size = 3.2, 1.36, 1.45 if len(ranked) > 1 else 1.0
+    block, width = pitch * len(ranked) + 0.3, left + k * STEP + 1.0
+    figure, ax = board(width, len(queries) * block - 0.25, min(0.72, WIDTH / width))
+    for i, row in enumerate(queries):
+        top = i * block + 0.05
+        shown, caption, class_index = describe_query(data, row)
+        query_card(ax, shown, caption, 0.15, top + (pitch * len(ranked) - 0.36 - size) / 2, size)
+        for j, (method, rows) in enumerate(ranked.items()):
+            y = top + j * pitch
+            hits = strip(ax, data, rows[i], class_index, left, y)
+            text = f"{hits} of {k}" if scores_by_method is None else f"AP {scores_by_method[method][i]:.2f}"
+            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
+            ax.text(left - 0.2, y + 0.5, method.replace(" ", "\n", 1), ha="right", va="center", fontsize=7.5,
+                    **emphasis(method))
+    return figure
+
+
+def emphasis(method):
+    """How a method's name is written: ProS stands out."""
+    return dict(fontweight="bold", color=FLAME) if method.startswith("ProS") else dict(color=INK)
+
+
+@styled
+def benchmark_banner(data, query, ranked_by_method, title="Draw it. Find it in another style.", subtitle=""):
+    """The README's first picture: one query, and what each method retrieves for it.
+
+    query: a row of `data`; ranked_by_method: {method: k rows}. PictoNet laid out at 224 pixels looks best; a
+    row number means the same drawing at every size.
+    """
+    k, left, top, pitch = len(next(iter(ranked_by_method.values()))), 2.95, 1.15, 1.78
+    width, height = left + k * STEP + 0.1, top + pitch * len(ranked_by_method)
+    figure, ax = board(width, height, WIDTH / width)
+    ax.text(0.15, 0.15, title, fontsize=14, fontweight="bold", va="top")
+    ax.text(0.15, 0.6, subtitle, fontsize=9, va="top", color=GREY)
+    middle = top + 0.27 + (pitch * (len(ranked_by_method) - 1) + 1) / 2
+    shown, caption, class_index = describe_query(data, int(query))
+    query_card(ax, shown, caption, 0.15, middle - 0.95, 1.9, fontsize=9)
+    arrow(ax, (2.25, middle), (2.7, middle))
+    for i, (method, rows) in enumerate(ranked_by_method.items()):
+        y = top + i * pitch
+        hits = strip(ax, data, rows, class_index, left, y + 0.27)
+        ax.text(left + 0.02, y + 0.17, method, fontsize=9.5, va="bottom", **emphasis(method))
+        ax.text(left + k * STEP - 0.1, y + 0.17, f"{hits} of {k}", fontsize=9, ha="right", va="bottom",
+                color=GREY)
+    return figure
