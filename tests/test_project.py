@@ -21,8 +21,8 @@ PROJECT = PYPROJECT["project"]
 TARGETS = ("help", "tutorial", "test", "lab")
 #: A module imports only from those before it: the order in which a learner meets them.
 ORDER = ("config", "pictonet", "domains", "backbone", "prompts", "simulator", "pros", "baselines",
-         "evaluation", "training", "released", "experiment", "diagrams", "plots", "widgets", "cli",
-         "__main__")
+         "evaluation", "training", "released", "experiment", "pictures", "diagrams", "plots", "widgets",
+         "cli", "__main__")
 MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
 
 
