@@ -150,7 +150,7 @@ def embed(model, images, batch_size=256, progress=False):
     if not len(images):
         raise UserError("There is no image to embed.")
     if isinstance(images, Dataset):
-        batches = DataLoader(images, batch_size, num_workers=model.config.workers)
+        batches = DataLoader(images, batch_size, num_workers=model.config.workers if hasattr(model, "config") else 0)
     else:
         if not torch.is_tensor(images):
             transform = model_transform(model)

@@ -1,0 +1,61 @@
+"""Try hyper-parameters of the preset `mini` on validation classes; appends rows to figures/search_mini.csv.
+
+    python benchmarks/search_mini.py pros stage2.lr=1e-3 stage2.epochs=6      # the preset with these changes
+    python benchmarks/search_mini.py heads stage2.lr_heads=3e-3 --unseen-domain pixel
+
+`val` is mAP@200 for queries of the held-out domain and of validation classes, ranked against the emoji of validation
+classes: no drawing of a test class takes part in the choice. `val_sources` is the same for queries of the training
+domains, which is what a run selects its epoch by. A trial that is in the table already is not run again.
+"""
+import argparse
+import fcntl
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from prosutils import load_preset
+from prosutils.config import parse_settings
+from prosutils.experiment import prepare, write_table
+from prosutils.training import build_model, mean_average_precision, train
+
+TRIAL = ["method", "settings", "unseen_domain", "seed"]
+
+
+def measure(method, settings, unseen_domain, seed):
+    """Train one trial and measure it: a row of the table."""
+    run = prepare(load_preset("mini", unseen_domain=unseen_domain, seed=seed, **parse_settings(settings)), progress=False)
+    split, data = run.split, run.data
+    model, start = build_model(method, run.clip, split, run.config), time.time()
+    history = train(model, split, progress=False) if model.stages else pd.DataFrame(columns=["loss", "images"])
+    seconds = round(time.time() - start)
+    query = data.rows([unseen_domain], split.val_classes)
+    return dict(val=mean_average_precision(model, data, query, split.val_gallery),
+                val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
+                loss=history.loss.iloc[-1] if len(history) else None,
+                images=history.images.iloc[-1] if len(history) else 0, seconds=seconds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", help="pros, heads, vpt or zero-shot")
+    parser.add_argument("settings", nargs="*", help="NAME=VALUE, as for `prosutils train --set`")
+    parser.add_argument("--unseen-domain", default="pixel")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=Path, default=Path("figures/search_mini.csv"))
+    args = parser.parse_args()
+    trial = dict(zip(TRIAL, (args.method, " ".join(sorted(args.settings)), args.unseen_domain, args.seed)))
+
+    known = pd.read_csv(args.table, keep_default_na=False) if args.table.exists() else pd.DataFrame(columns=TRIAL)
+    if (known[TRIAL].astype(str) == pd.Series(trial).astype(str)).all(axis=1).any():
+        return print("Already in the table:", trial)
+    row = trial | measure(args.method, args.settings, args.unseen_domain, args.seed)
+    print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+    with open(args.table.with_suffix(".lock"), "w") as lock:                # two searches may run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = [pd.read_csv(args.table)] if args.table.exists() else []
+        write_table(pd.concat([*known, pd.DataFrame([row])]), args.table)
+
+
+if __name__ == "__main__":
+    main()
