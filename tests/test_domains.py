@@ -284,6 +284,7 @@ def test_images_kept_out_depend_on_seed_and_class_only(toy):
     classes = {"unseen_classes": ["gem"], "val_classes": ["ball"]}
     kept = [make_split(toy, "UdCDR", domain, **classes).gallery for domain in ("sketch", "pixel", "outline")]
     assert torch.equal(kept[0], kept[1]) and torch.equal(kept[0], kept[2])
+    assert not torch.equal(kept[0], make_split(toy, "UdCDR", **classes, seed=1).gallery)
     fewer = make_split(toy, "UdCDR", unseen_classes=["gem", "box"], val_classes=["ball"]).gallery
     assert set(fewer.tolist()) == set(kept[0].tolist()) - set(toy.rows(["emoji"], ["box"]).tolist())
 

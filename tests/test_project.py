@@ -71,9 +71,11 @@ def test_citation_names_this_version_and_the_paper():
 
 
 def test_all_data_of_the_package_is_shipped():
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["prosutils"]
-    shipped = {path for pattern in patterns for path in (ROOT / "prosutils").glob(pattern + "/*")}
-    assert {path for path in (ROOT / "prosutils" / "data").rglob("*") if path.is_file()} <= shipped
+    settings = PYPROJECT["tool"]["setuptools"]
+    assert {"prosutils", "prosutils.data"} == set(settings["packages"])
+    data = ROOT / "prosutils" / "data"
+    shipped = {path for pattern in settings["package-data"]["prosutils.data"] for path in data.glob(pattern)}
+    assert {path for path in data.rglob("*") if path.is_file()} <= shipped
 
 
 # ---- Makefile and CI ---------------------------------------------------------------------------------------
