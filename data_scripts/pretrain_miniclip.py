@@ -280,7 +280,7 @@ class Batches:
         """Drawings in their ink, some coloured in: (premultiplied RGBA [n, 4, 64, 64], coloured [n])."""
         n = len(drawn)
         alpha, areas = self.icons.ink[drawn][:, None].float() / 255, self.icons.areas[drawn]
-        coloured = (self.rand(n) < 0.4) & areas.flatten(1).any(1)
+        coloured = (self.rand(n) < 0.4) & (areas > 0).flatten(1).any(1)
         fill = torch.where(self.rand(n, 1, AREAS + 1) < 0.5, self.rand(n, 3, 1), self.rand(n, 3, AREAS + 1))   # some share one
         under = fill.gather(2, areas.flatten(1).long()[:, None].expand(-1, 3, -1)).view(n, 3, PIXELS, PIXELS)
         filled = (areas[:, None] > 0) & coloured[:, None, None, None]

@@ -91,9 +91,9 @@ PRESETS = {
     # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: see figures/search_mini.csv.
     "mini": Config("mini", "pictonet", backbone="mini", pretrained=None, gallery_domain="emoji", unseen_domain="sketch",
                    pixels=64, context_tokens=4, workers=0,
-                   stage1=Stage(epochs=4, batch_size=100, lr=1e-3, lr_heads=1e-3),
-                   stage2=Stage(epochs=12, batch_size=50, lr=1e-3, lr_simulator=3e-4, lr_heads=1e-3, decay_epochs=40,
-                                patience=12)),
+                   stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
+                   stage2=Stage(epochs=6, batch_size=50, lr=3e-3, lr_simulator=1e-3, lr_heads=1e-2, decay_epochs=12,
+                                patience=6)),
     # PictoNet with real CLIP on a free Colab GPU; the weights are the only download.
     "pictonet": Config("pictonet", "pictonet", **REAL_CLIP, gallery_domain="emoji", unseen_domain="sketch", workers=2,
                        stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
