@@ -16,13 +16,15 @@ from pathlib import Path
 
 import platformdirs
 import resvg_py
-from PIL import Image
+from matplotlib import font_manager
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from prosutils.config import UserError
 
 PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"
+TINTS = ("#fdf1e3", "#fbe9ea", "#e9f2fb", "#eef0f3", "#f6f2e6", "#e8f4ee")  # one per domain, in the contact sheet
 STAMP = "pictonet.json"  # in a laid-out folder: which drawings it holds, and at what size
 
 
@@ -121,3 +123,38 @@ def draw_all(folder: Path, size: int, progress: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         load_drawing(record, size).save(path)
     (folder / STAMP).write_text(json.dumps(stamp(size)), encoding="utf-8")
+
+
+def contact_sheet(names: list[str], size: int = 96, numbers: dict[str, int] | None = None) -> Image.Image:
+    """A picture of PictoNet: one row per domain, one column per class of `names`, labelled.
+
+    size: side of one drawing in pixels. numbers: {"domain/class": n} shows the n-th drawing and not the first.
+    Raises UserError for a class that PictoNet does not have.
+    """
+    known = sorted(name for group in classes().values() for name in group)
+    if unknown := sorted(set(names) - set(known)):
+        raise UserError(f"PictoNet has no class {', '.join(unknown)}. It has: {', '.join(known)}.")
+    gap, head, side = size // 3, round(size * 0.62), round(size * 1.35)
+    step = size + gap
+    sheet = Image.new("RGB", (side + len(names) * step + gap, head + len(PICTONET_DOMAINS) * (step + gap // 3)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(names):
+        draw.text((side + gap // 2 + column * step + step / 2, head * 0.62), name.replace("_", " "), "#444444",
+                  _font(size, 0.17, "normal"), "mm")
+    for row, (domain, tint) in enumerate(zip(PICTONET_DOMAINS, TINTS)):
+        top = head + row * (step + gap // 3)
+        draw.rounded_rectangle((side, top, sheet.width - gap // 2, top + step - 1), size // 5, tint)
+        draw.text((side - gap * 0.7, top + step / 2), domain, "#222222", _font(size, 0.21, "bold"), "rm")
+        for column, name in enumerate(names):
+            number = (numbers or {}).get(f"{domain}/{name}", 0)
+            found = [record for record in manifest() if (record["domain"], record["class"]) == (domain, name)]
+            place = (side + gap // 2 + column * step + gap // 2, top + gap // 2)
+            band = sheet.crop((*place, place[0] + size, place[1] + size))
+            sheet.paste(ImageChops.multiply(band, load_drawing(found[number], size)), place)
+    return sheet
+
+
+def _font(size: int, share: float, weight: str) -> ImageFont.FreeTypeFont:
+    """matplotlib's own typeface, the same on every machine."""
+    path = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight))
+    return ImageFont.truetype(path, round(size * share))

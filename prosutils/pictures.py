@@ -17,10 +17,9 @@ STYLE = {
     "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
     "axes.edgecolor": "#8A97A3", "axes.linewidth": 0.7, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": False, "xtick.color": "#5B6875", "ytick.color": "#5B6875", "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    "ytick.labelsize": 7, "figure.dpi": 110, "figure.facecolor": "white",
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3,
     "legend.frameon": False, "legend.fontsize": 7.5, "lines.linewidth": 1.6, "hatch.linewidth": 0.6,
-    "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
 }
 WIDTH = 9.0                                            # inches: a notebook's output area
 INK, GREY, FAINT = "#22303C", "#7B8794", "#CBD3DA"
