@@ -55,6 +55,9 @@ WRONG_STYLE = {
 }
 # Sets that name a drawing by its place in a catalogue: "modern-music-bass-guitar" is found as "bass-guitar".
 CATALOGUED = {"streamline-freehand", "streamline-freehand-color", "streamline-pixel", "streamline-ultimate-color"}
+# At the end of such a name these are a badge on something else: "laptop-action-search" is a laptop.
+BADGES = {"search", "lock", "hand", "cloud", "heart", "star", "flash", "mail", "basket", "shield", "mobile", "smartphone",
+          "clock", "target", "email", "letter", "phone", "home", "camera", "music", "magnet", "wand"}
 # Sets that run words together: "alarmclock".
 RUN_TOGETHER = {"fxemoji", "whh", "raphael"}
 # Two tints of the same drawings: one of the two is taken, at random, and the other only where drawings are few.
@@ -144,7 +147,8 @@ def classify(icon: Icon, words: dict, run_together: dict) -> tuple[str, int] | N
     names = [icon.name, name]
     if icon.set in CATALOGUED:
         parts = name.split("-")
-        names += ["-".join(parts[i:]) for i in range(1, len(parts))]
+        last = len(parts) - (icon.domain != "pixel" and parts[-1] in BADGES)
+        names += ["-".join(parts[i:]) for i in range(1, last)]
     if icon.set in RUN_TOGETHER:
         return run_together.get(name.replace("-", ""))
     return next((words[n] for n in names if n in words), None)
