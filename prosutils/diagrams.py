@@ -109,7 +109,7 @@ def mask_matrix(domain_index, class_index, domains, classes, kind="own", columns
 TOKEN, PITCH = 0.22, 0.25                              # inches: a token's width, and from one to the next
 LOWER, UPPER, RIGHT = 0.80, 2.33, 5.98                 # inches: rows of units and of towers; the right half
 DOMAINS = ("clipart", "emoji", "outline", "pixel", "solid")
-CLASSES = ("chair", "guitar", "leaf", "robot")
+FAMOUS = ("bear", "guitar", "robot", "tree", "moon", "cat", "ship", "apple", "key", "castle", "house", "fish")
 SEQUENCES = ("simulator:  $t_M$ | $t_S$ | $P_M$ | $P_S$ | patches  →  CaDP",
              "image tower:  cls | CaDP$_M$ | CaDP$_S$ | patches")
 EXPLAIN = {
@@ -130,15 +130,16 @@ EXPLAIN = {
 
 
 @styled
-def token_sequence(stage, domain="outline", name="guitar", query=("sketch", "cat"),
-                   gallery=("moon", "cat", "ship", "apple")):
+def token_sequence(stage):
     """What enters which tower in `stage` 1, 2 or "test", from the bottom up. What trains is orange.
 
-    The sample of training is PictoNet's first drawing of `domain` and `name` (one of CLASSES), that of the
-    test is of `query`'s domain and class; it ranks emoji of the classes `gallery`.
+    The sample is a drawing of PictoNet: in training an outline of a seen class, in the test a sketch of an
+    unseen one, which ranks emoji of unseen classes.
     """
     if stage not in EXPLAIN:
         raise UserError(f"There is no stage {stage!r}. Known: 1, 2, 'test'.")
+    seen, unseen = examples("seen"), examples("unseen")
+    own, query = ("outline", seen[1]), ("sketch", unseen[1])
     title, note, sequence = EXPLAIN[stage]
     figure, ax = board(WIDTH, 4.75)
     ax.set_ylim(0, 4.75)                               # here y goes up, as the data does
@@ -147,27 +148,30 @@ def token_sequence(stage, domain="outline", name="guitar", query=("sketch", "cat
     ax.text(RIGHT, 0.72, sequence, fontsize=7.5, va="bottom", linespacing=1.5, color=GREY)
     legend(ax, stage)
 
-    sample = drawing(*(query if stage == "test" else (domain, name)))
+    sample = drawing(*(query if stage == "test" else own))
     ax.imshow(sample, extent=(5.05, 5.83, 1.22, 2.0), aspect="auto", zorder=3)
     ax.add_patch(Rectangle((5.05, 1.22), 0.78, 0.78, fill=False, ec=FAINT, lw=0.8, zorder=4))
     image_tower(ax, sample, stage)
     if stage == 1:
-        own_units(ax, (domain, name))
+        own_units(ax, seen, own)
     else:
-        simulator(ax, sample, (domain, name) if stage == 2 else ())
+        simulator(ax, sample, seen, own if stage == 2 else ())
     if stage == "test":
-        gallery_side(ax, gallery, query[1])
+        gallery_side(ax, unseen, query[1])
     else:
-        text_tower(ax, name)
+        text_tower(ax, own[1])
     return figure
+
+
+def examples(part):
+    """Four well-known classes of a part ("seen", "unseen") of PictoNet's fixed split."""
+    return [name for name in FAMOUS if name in pictonet.classes()[part]][:4]
 
 
 def drawing(domain, name):
     """PictoNet's first drawing of a domain and class, 112 x 112 pixels."""
-    found = [item for item in pictonet.manifest() if item["domain"] == domain and item["class"] == name]
-    if not found:
-        raise UserError(f"PictoNet has no {name} in the domain {domain}.")
-    return pictonet.load_drawing(found[0], 112)
+    record = next(item for item in pictonet.manifest() if item["domain"] == domain and item["class"] == name)
+    return pictonet.load_drawing(record, 112)
 
 
 def legend(ax, stage):
@@ -236,16 +240,16 @@ def image_tower(ax, sample, stage):
     box(ax, 5.3, 3.94, 2.04, 0.34, goal)
 
 
-def own_units(ax, own):
+def own_units(ax, classes, own):
     """Stage 1: the racks of units; the sample's own two go up."""
-    for x, goal, height in zip(racks(ax, own, "own"), (0.71, 0.96), (1.55, 1.85)):
+    for x, goal, height in zip(racks(ax, classes, own, "own"), (0.71, 0.96), (1.55, 1.85)):
         flow(ax, (x, LOWER + 0.34), (x, height), (goal, height), (goal, UPPER - 0.01), colour=FLAME)
 
 
-def racks(ax, own, kind):
+def racks(ax, classes, own, kind):
     """Units; kind: "own" (others masked), "others" (own zero) or "all". Returns where `own` stand."""
     found = []
-    for left, names, label in ((1.20, DOMAINS, "domain units $P_M$"), (2.55, CLASSES, "class units $P_S$")):
+    for left, names, label in ((1.20, DOMAINS, "domain units $P_M$"), (2.55, classes, "class units $P_S$")):
         for i, name in enumerate(names):
             x, mine = left + i * PITCH, name in own
             if kind == "own":
@@ -257,17 +261,17 @@ def racks(ax, own, kind):
                     rotation_mode="anchor", **look)
             found += [x + TOKEN / 2] if mine else []
         ax.text(left, 0.17, label, fontsize=7, va="center")
-    dots(ax, 2.55 + len(CLASSES) * PITCH, LOWER)
+    dots(ax, 2.55 + len(classes) * PITCH, LOWER)
     return found
 
 
-def simulator(ax, sample, own):
+def simulator(ax, sample, classes, own):
     """[templates ; units ; patches], of whose outputs two become the prompts; in a test `own` is empty."""
     trains = bool(own)
     for x, text in ((0.60, "$t_M$"), (0.85, "$t_S$")):
         token(ax, x, LOWER, text, trains)
     ax.text(1.07, 0.17, "templates", fontsize=7, va="center", ha="right")
-    racks(ax, own, "others" if own else "all")
+    racks(ax, classes, own, "others" if own else "all")
     patches(ax, sample, 3.92, LOWER, range(16, 19))
     flow(ax, (5.44, 1.22), (5.44, LOWER + 0.17), (4.83, LOWER + 0.17))
     box(ax, 0.60, 1.4, 4.2, 0.36, "simulator (2 layers)", trains)

@@ -125,10 +125,12 @@ def draw_map(ax, side, points, labels, names=None, images=None, title=None, numb
 
 
 def label_colours(names):
-    """{name: colour}: a domain's own colour where the names are domains, else colours around the circle."""
+    """{name: colour}: a domain's own where the names are domains, else hues around the circle, dark and light
+    by turns."""
     if len(names) <= 8:
         return domain_colours(names)
-    return dict(zip(names, seaborn.husl_palette(len(names), s=0.75, l=0.58).as_hex()))
+    tones = [seaborn.husl_palette(len(names), s=0.8, l=lightness).as_hex() for lightness in (0.45, 0.68)]
+    return {name: tones[i % 2][i] for i, name in enumerate(names)}
 
 
 def spread(points, distance, seed=0):
@@ -224,7 +226,8 @@ def results_bars(results, metric="mAP@200", chance=None):
     others = [m for m in methods if m not in known]
     palette = METHOD_COLOURS | dict(zip(others, seaborn.color_palette("Set2", len(others)).as_hex()))
     domains = list(dict.fromkeys(results["unseen_domain"]))
-    cases = list(results.groupby(["protocol", "gallery"], sort=False))
+    by_case = results.groupby(["protocol", "gallery"])
+    cases = sorted(by_case, key=lambda case: (case[0][0], case[0][1] == "mixed"))
     figure = NotebookFigure(figsize=(WIDTH if len(cases) > 1 else WIDTH * 0.75, 2.8), layout="constrained")
     axes = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
     width = 0.8 / len(methods)
