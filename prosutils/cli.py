@@ -156,7 +156,7 @@ def tutorial(args):
     report(run, pd.concat(tables))
     for path in plots.tutorial_figures(run, models, Path(args.artifacts) / "figures"):
         print(f"Drawn: {path}")
-    print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/00_start_here.ipynb)")
+    print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/01_data_preparation.ipynb)")
 
 
 def parser():

@@ -88,7 +88,7 @@ PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_he
 REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 
 PRESETS = {
-    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: see figures/search_mini.csv.
+    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: benchmarks/search_mini.py.
     "mini": Config("mini", "pictonet", backbone="mini", pretrained=None, gallery_domain="emoji", unseen_domain="sketch",
                    pixels=64, context_tokens=4, workers=0,
                    stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
