@@ -43,7 +43,7 @@ def tarball_name(package: str, version: str) -> str:
 def integrity(path: Path) -> str:
     """Checksum of a file as npm writes it: "sha512-" and the digest in base64."""
     with open(path, "rb") as file:
-        return "sha512-" + base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
+        return "sha512-" + base64.b64encode(hashlib.sha512(file.read()).digest()).decode()
 
 
 def tarball(package: str, pin: dict, cache: Path, tarballs: Path | None = None) -> Path:
