@@ -36,7 +36,8 @@ CLASSES = json.loads((HERE / "pictonet_classes.json").read_text(encoding="utf-8"
 EXCLUSIONS = json.loads((HERE / "pictonet_exclusions.json").read_text(encoding="utf-8"))
 # Drawn once, with numpy's default_rng(0), among the classes that had three drawings in every domain: 15 % and 25 %.
 SPLIT = json.loads((HERE / "pictonet_split.json").read_text(encoding="utf-8"))
-ALLOWED_LICENCES = {"MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "MPL-2.0", "OFL-1.1", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0"}
+ALLOWED_LICENCES = {"MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "MPL-2.0", "OFL-1.1", "CC0-1.0", "CC-BY-3.0",
+                    "CC-BY-4.0"}
 FLUENT_3D = "@lobehub/fluent-emoji-3d"
 PER_CELL = 6  # drawings of one class in one domain, at most
 MARGIN = 0.06  # of the side, on every edge of a drawing
@@ -163,8 +164,8 @@ def candidates(icons: list[Icon]) -> dict[str, dict[str, list[Icon]]]:
         if found := classify(icon, words, run_together):
             label, rank = found
             ranked[label][icon.domain][icon.set].append((rank, len(icon.name), icon.name, icon))
-    return {label: {domain: in_turn([sorted(entries) for entries in sets.values()]) for domain, sets in domains.items()}
-            for label, domains in ranked.items()}
+    return {label: {domain: in_turn([sorted(entries) for entries in sets.values()])
+                    for domain, sets in domains.items()} for label, domains in ranked.items()}
 
 
 def in_turn(queues: list[list[tuple]]) -> list[Icon]:
@@ -239,7 +240,8 @@ def draw_palette(icon: Icon) -> bytes:
     light, dark = np.random.default_rng(icon.seed).choice(PALETTE, 2, replace=False)
     light, dark = mix(light, "#ffffff", 0.35), mix(dark, "#000000", 0.15)
     functions = "".join(
-        f'<feFunc{c} type="table" tableValues="{a:.3g} {a:.3g} {b:.3g} {b:.3g}"/>' for c, a, b in zip("RGB", light, dark))
+        f'<feFunc{c} type="table" tableValues="{a:.3g} {a:.3g} {b:.3g} {b:.3g}"/>'
+        for c, a, b in zip("RGB", light, dark))
     tones = ('<filter id="palette" color-interpolation-filters="sRGB"><feColorMatrix values="0 0 0 1 0 0 0 0 1 0 0 0 0 '
              f'1 0 0 0 0 1 0"/><feComponentTransfer>{functions}<feFuncA type="table" tableValues="0 1 1 1"/>'
              '</feComponentTransfer></filter>')
@@ -428,8 +430,9 @@ def attribution(iconify: Path, drawings: list[dict]) -> str:
     for (domain, family, name), count in sorted(used.items()):
         info = collections[name]
         author, licence = info["author"], info["license"]
-        lines.append(f"| {PICTONET_DOMAINS[domain]} | {family} | {info['name']} (`{name}`) | "
-                     f"{link(author['name'], author.get('url'))} | {link(licence['title'], licence.get('url'))} | {count} |")
+        cells = (PICTONET_DOMAINS[domain], family, f"{info['name']} (`{name}`)",
+                 link(author["name"], author.get("url")), link(licence["title"], licence.get("url")), str(count))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -442,7 +445,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build prosutils/data/pictonet.zip out of two npm packages.")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "pictonet",
                         help="where the packages are kept (120 MB packed, 500 MB unpacked; default: %(default)s)")
-    parser.add_argument("--tarballs", type=Path, help="a folder that holds the packages' .tgz files: nothing is fetched")
+    parser.add_argument("--tarballs", type=Path,
+                        help="a folder that holds the packages' .tgz files: nothing is fetched")
     parser.add_argument("--output", type=Path, default=DATA, help="where the archive goes (default: %(default)s)")
     options = parser.parse_args()
     try:

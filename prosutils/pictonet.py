@@ -1,4 +1,4 @@
-"""PictoNet, the embedded benchmark: real drawings by real designers, from the shipped archive to a folder of images.
+"""PictoNet, the embedded benchmark: real drawings by real designers, from the shipped archive to images.
 
 The archive `data/pictonet.zip` (made by `data_scripts/build_pictonet.py`) holds one small SVG or WebP per drawing
 and `manifest.json`. An SVG is the complete picture: the pencil of the sketch domain, the grid of the pixel domain
@@ -57,7 +57,7 @@ def manifest() -> list[dict]:
 
 
 def classes() -> dict[str, list[str]]:
-    """The fixed split: {"seen": [...], "val": [...], "unseen": [...]}, each sorted, disjoint, together all classes."""
+    """The fixed split: {"seen": [...], "val": [...], "unseen": [...]}, sorted, disjoint, complete."""
     return json.loads(_manifest_bytes())["classes"]
 
 
@@ -78,7 +78,7 @@ def load_drawing(record: dict, size: int = 64) -> Image.Image:
 
 
 def default_folder(size: int) -> Path:
-    """Where `lay_out` puts PictoNet unless told otherwise: the user's cache, or below PROSUTILS_CACHE if that is set."""
+    """Where PictoNet is laid out unless told otherwise: in PROSUTILS_CACHE if that is set, else the user's cache."""
     cache = os.environ.get("PROSUTILS_CACHE") or platformdirs.user_cache_path("prosutils")
     return Path(cache) / f"pictonet-{size}"
 
@@ -97,7 +97,7 @@ def lay_out(folder: Path | str, size: int = 64, progress: bool = True) -> Path:
     """
     folder = Path(folder)
     if size < 16:
-        raise UserError(f"PictoNet cannot be drawn at {size} pixels; ask for 16 or more (64 for mini-CLIP, 224 for CLIP).")
+        raise UserError(f"PictoNet cannot be drawn at {size} pixels; ask for 16 or more (mini-CLIP: 64, CLIP: 224).")
     if read_stamp(folder) == stamp(size):
         return folder
     if folder.exists() and read_stamp(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
@@ -142,7 +142,8 @@ def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96) -> Image.
         raise UserError(f"PictoNet has no class {', '.join(unknown)}. It has: {', '.join(known)}.")
     gap, head, side = size // 3, round(size * 0.62), round(size * 1.35)
     step = size + gap
-    sheet = Image.new("RGB", (side + len(names) * step + gap, head + len(PICTONET_DOMAINS) * (step + gap // 3)), "white")
+    width, height = side + len(names) * step + gap, head + len(PICTONET_DOMAINS) * (step + gap // 3)
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
         draw.text((side + gap // 2 + column * step + step / 2, head * 0.62), name.replace("_", " "), "#444444",

@@ -1,4 +1,4 @@
-"""PictoNet: what ships, that it lays out alike every time, and the words its builder says when something is missing."""
+"""PictoNet: what ships, that it is drawn alike every time, and what its builder says when something is missing."""
 import base64
 import hashlib
 import io
