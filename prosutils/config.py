@@ -69,6 +69,7 @@ class Config:
     pixels: int = 224                     # side of the pictures that PictoNet is laid out in
     context_tokens: int = 16              # L, learned text tokens
     simulator_layers: int = 2
+    simulator_patches: Literal["own", "clip"] = "own"     # what the simulator reads: own 32 x 32 patches (paper) or CLIP's
     stage1_dropout: float = 0.5           # on the whole token sequence of stage 1
     temperature: float = 0.07             # of the training loss
     workers: int = 4                      # processes that read pictures

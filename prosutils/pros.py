@@ -107,7 +107,7 @@ class ProS(TunedCLIP):
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
             return self.encode_with_units(images, class_index, domain_index)
-        return self.encode_with_prompts(images, self.simulator(images, self.units.others(domain_index, class_index)))
+        return self.encode_with_prompts(images, self.simulate(images, self.units.others(domain_index, class_index)))
 
     def encode_with_units(self, images, class_index, domain_index):
         """Stage 1's features [B, D]: `[cls ; P_M[d] ; P_S[y] ; patches]`, with dropout on the sequence (paper: in
@@ -116,9 +116,13 @@ class ProS(TunedCLIP):
         return self.clip.encode_tokens(self.clip.patches(images), self.units.own(domain_index, class_index), self.read_out,
                                        self.config.stage1_dropout if active else 0.0)
 
-    def simulate(self, images):
-        """Content-aware dynamic prompts [B, 2, W] of images whose domain and class nobody knows."""
-        return self.simulator(images, self.units.all(len(images)))
+    def simulate(self, images, units=None):
+        """Content-aware dynamic prompts [B, 2, W] of images, read beside `units` [B, M+S, W].
+
+        units: all of them where none are given, as for an image whose domain and class nobody knows.
+        """
+        reader = self.simulator if self.config.simulator_patches == "own" else self.clip
+        return self.simulator(reader.patches(images), self.units.all(len(images)) if units is None else units)
 
     def encode_with_prompts(self, images, prompts):
         """Features [B, D] of `[cls ; prompts ; patches]`, prompts [B, P, W]."""

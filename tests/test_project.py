@@ -102,7 +102,7 @@ def checkout(tmp_path):
         calls = tmp_path / "calls.txt"
         calls.write_text("")
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
-                                env=os.environ | {"PYTHON": str(stub), "FAILS": fails, "MAKEFLAGS": ""})
+                                env=os.environ | {"PYTHON": str(stub), "FAILS": fails, "MAKEFLAGS": "", "MAKELEVEL": "0"})
         return result.returncode, calls.read_text().splitlines(), result.stdout
 
     run.folder = tmp_path
