@@ -17,7 +17,7 @@ test: $(INSTALLED) ## test the package, then run every notebook and compare its 
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab notebooks/01_data_preparation.ipynb
+	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ from . import pictonet, plots
 from .backbone import load_clip
 from .baselines import METHODS, ZeroShot
 from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
-from .domains import ImageDomains, Images, inverted_domains, load_image
+from .domains import ImageDomains, Images, inverted_domains, load_image, usual_gallery
 from .evaluation import embed, model_transform, rank
 from .experiment import add_results, prepare, write_table
 from .training import load_checkpoint
@@ -126,11 +126,12 @@ def embed_command(args):
 def search(args):
     """Rank the gallery for a query image or for words."""
     model, data = retriever(args)
-    domain = args.gallery_domain or next((d for d in ("emoji", "real", "photo") if d in data.domains), data.domains[0])
+    domain = args.gallery_domain or usual_gallery(data, data.domains)
     if domain not in data.domains:
         raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
     rows = data.rows([domain], data.classes)
-    gallery = embed(model, Images(data, rows, model_transform(model)), progress=True)
+    images = Images(data, rows, model_transform(model), inverted_domains(model.config.switches))
+    gallery = embed(model, images, progress=True)
     if args.image:
         query = embed(model, [load_image(args.image)])
     else:
@@ -156,7 +157,7 @@ def tutorial(args):
     report(run, pd.concat(tables))
     for path in plots.tutorial_figures(run, models, Path(args.artifacts) / "figures"):
         print(f"Drawn: {path}")
-    print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/01_data_preparation.ipynb)")
+    print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/00_start_here.ipynb)")
 
 
 def parser():

@@ -62,7 +62,7 @@ class Config:
     dataset: str                          # "pictonet" (shipped drawings) or "folder" (domain/class/image, --data)
     backbone: str
     pretrained: str | None
-    gallery_domain: str | None            # None: "real" or "photo" where the folder has it, else its first domain
+    gallery_domain: str | None            # None: domains.usual_gallery
     unseen_domain: str
     stage1: Stage
     stage2: Stage

@@ -204,9 +204,7 @@ def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
         _check_known("unseen domain", [unseen_domain], data.domains)
     train_domains = tuple(name for name in data.domains if name != unseen_domain)
     if gallery_domain is None:
-        known = [name for name in GALLERY_DOMAINS if name in train_domains]
-        by_size = sorted(train_domains, key=lambda name: -len(data.rows([name], data.classes)))
-        gallery_domain = (known + by_size)[0]
+        gallery_domain = usual_gallery(data, train_domains)
     _check_known("gallery domain", [gallery_domain], train_domains)
     if protocol != "UcCDR":
         return train_domains, gallery_domain, (unseen_domain,)
@@ -215,6 +213,13 @@ def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
         return train_domains, gallery_domain, source_domains
     _check_known("query domain", [query_domain], source_domains)
     return train_domains, gallery_domain, (query_domain,)
+
+
+def usual_gallery(data, domains):
+    """The domain that is ranked where none is named: the first of GALLERY_DOMAINS there is, else the largest."""
+    known = [name for name in GALLERY_DOMAINS if name in domains]
+    by_size = sorted(domains, key=lambda name: -len(data.rows([name], data.classes)))
+    return (known + by_size)[0]
 
 
 def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, seed=0):

@@ -112,7 +112,7 @@ def checkout(tmp_path):
 INSTALL = ["-m venv .venv", "-m pip install --editable .[test]"]
 RUNS = {"tutorial": ["-m prosutils tutorial"],
         "test": ["-m pytest tests", "-m pytest --nbval-lax --nbval-current-env notebooks"],
-        "lab": ["-m jupyterlab notebooks/01_data_preparation.ipynb"]}
+        "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"]}
 
 
 @pytest.mark.parametrize("target", RUNS)
