@@ -10,6 +10,11 @@ def readable(class_name):
     return class_name.replace("_", " ")
 
 
+def captions(classes, tokens):
+    """A caption per class, with `tokens` placeholders "X" where the context will stand."""
+    return [f"a photo of {readable(name)} from {'X ' * tokens}domain." for name in classes]
+
+
 class LearnedContext(nn.Module):
     """Captions "a photo of {class} from [v_1]...[v_L] domain." with v shared by all classes [METHOD, text side].
 
@@ -20,9 +25,9 @@ class LearnedContext(nn.Module):
 
     def __init__(self, clip, classes, tokens):
         super().__init__()
-        captions = [f"a photo of {readable(name)} from {'X ' * tokens}domain." for name in classes]
-        token_ids = clip.tokenizer(captions)                                            # [C, T]
-        self._check_length(clip.tokenizer, captions, token_ids.shape[1])
+        texts = captions(classes, tokens)
+        token_ids = clip.tokenizer(texts)                                               # [C, T]
+        self._check_length(clip.tokenizer, texts, token_ids.shape[1])
         heads = [clip.tokenizer.encode(f"a photo of {readable(name)} from") for name in classes]
         start = torch.tensor([1 + len(head) for head in heads])                         # after start-of-text
         with torch.no_grad():
@@ -33,8 +38,8 @@ class LearnedContext(nn.Module):
         self.vectors = nn.Parameter(torch.randn(tokens, clip.text_width) * 0.02)        # [L, Wt]
 
     @staticmethod
-    def _check_length(tokenizer, captions, room):
-        for caption in captions:
+    def _check_length(tokenizer, texts, room):
+        for caption in texts:
             needed = len(tokenizer.encode(caption)) + 2
             if needed > room:
                 raise UserError(f"The caption {caption!r} has {needed} tokens, the text tower takes {room}. Use shorter "

@@ -1,0 +1,107 @@
+"""Checkpoints of the authors' released code (github fangkaipeng/ProS), in."""
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from .backbone import load_clip
+from .config import Switches, UserError, load_preset
+from .prompts import captions
+from .pros import ProS
+
+#: Beginning of a name here -> beginning of the released code's name; the first that fits counts.
+NAMES = {
+    "units.domain": "specific_domain_prompts",
+    "units.semantic": "specific_class_prompts",
+    "context.vectors": "text_prompt_learner.ctx",
+    "context.embeddings": "text_prompt_learner.origin_text_embedding",
+    "simulator.project": "generator_proj",
+    "simulator.domain_template": "ge_dom_prompt_template",
+    "simulator.semantic_template": "ge_cls_prompt_template",
+    "simulator.body.": "generator.",
+    "clip.model.visual.class_embedding": "feature_template",
+    "clip.model.visual.proj": "feature_proj",
+    "clip.model.visual.positional_embedding": "clip_positional_embedding",
+    "clip.model.visual.": "",
+    "clip.model.": "text_encoder.",
+}
+#: The released model does without these: it keeps the embedded captions, and its temperature is fixed.
+NOT_STORED = ("clip.model.token_embedding.weight", "clip.model.logit_scale")
+BACKBONE = "ViT-B-32-quickgelu"
+
+
+def load_released_checkpoint(path, classes, domains):
+    """ProS with the weights of a checkpoint as the released trainer writes it, ready for `embed`.
+
+    path: a file with `model_state_dict`; classes: names of the seen classes, domains: names of the training domains,
+    both in the order of the training (the released code sorts neither). Read-out, similarity and the other switches
+    are set to "released"; stage 1's dropout alone acts in training only, so that `encode_with_units` can be repeated.
+    The released model keeps embedded captions but no vocabulary: `clip.encode_text` of other texts means nothing.
+
+    Only tensors and plain values are read, never code. Raises UserError for a file that is not such a checkpoint, and
+    for one that does not fit the classes and domains, naming what differs.
+    """
+    stored = read_released(path)
+    length = stored["text_prompt_learner.ctx"].shape[0] if "text_prompt_learner.ctx" in stored else 16
+    switches = replace(Switches.released(), dropout="paper")
+    config = load_preset("pacs", pretrained=None, context_tokens=length, switches=vars(switches))
+    model = ProS(load_clip(BACKBONE), classes, domains, config)
+    own = dict(model.named_parameters()) | {"context.embeddings": model.context.embeddings}
+    wanted = {released_name(name): tensor for name, tensor in own.items() if released_name(name)}
+    refuse_unfitting(stored, wanted, path)
+    refuse_other_captions(stored[NAMES["context.embeddings"]], model, path)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(stored[name])
+    return model.requires_grad_(False).eval()
+
+
+def read_released(path):
+    """{name: tensor} of a released checkpoint's model."""
+    number = np.float64(0).__reduce__()[0]                        # how numpy builds a number: the trainer's best mAP
+    plain = [number, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
+    try:
+        with torch.serialization.safe_globals(plain):
+            return dict(torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"])
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}.") from None
+    except Exception as error:                  # torch.load raises many kinds for a broken or unsafe file
+        raise UserError(f"{path} is not a checkpoint of the released code, or holds more than tensors and numbers "
+                        f"(code in it is never run): {str(error)[:200]}") from None
+
+
+def released_name(name):
+    """What the released code calls a parameter or buffer of `ProS`; None where it has no such thing."""
+    if name in NOT_STORED:
+        return None
+    return next((theirs + name[len(ours):] for ours, theirs in NAMES.items() if name.startswith(ours)), None)
+
+
+def refuse_unfitting(stored, wanted, path):
+    """UserError naming missing and surplus tensors and those of another shape."""
+    shapes = [f"{name} is {list(stored[name].shape)} there, {list(wanted[name].shape)} here"
+              for name in wanted if name in stored and stored[name].shape != wanted[name].shape]
+    parts = {"of another shape": shapes, "missing": sorted(set(wanted) - set(stored)),
+             "surplus": sorted(set(stored) - set(wanted))}
+    told = [f"{kind}: {'; '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
+            for kind, names in parts.items() if names]
+    if told:
+        raise UserError(f"{path} does not fit {BACKBONE} with these classes and domains. {'. '.join(told)}. "
+                        "specific_class_prompts has a row per seen class, specific_domain_prompts one per domain.")
+
+
+def refuse_other_captions(embeddings, model, path):
+    """UserError where the stored captions [C, 77, 512] cannot be those of the given classes in the given order.
+
+    A word has one embedding: wherever it stands in the captions, the stored vectors must be equal.
+    """
+    tokens = model.clip.tokenizer(captions(model.classes, model.config.context_tokens))  # [C, 77]
+    words, place = tokens.unique(return_inverse=True)
+    first = torch.full((len(words),), tokens.numel()).scatter_reduce(
+        0, place.flatten(), torch.arange(tokens.numel()), "amin")                        # where a word stands first
+    flat = embeddings.reshape(tokens.numel(), -1)
+    differs = (flat != flat[first[place.flatten()]]).any(1).reshape(tokens.shape).any(1)  # [C]
+    if differs.any():
+        names = ", ".join(name for name, wrong in zip(model.classes, differs.tolist()) if wrong)
+        raise UserError(f"{path} was trained with other class names or in another order: its captions do not fit "
+                        f"{names}. Give the classes as the training had them.")
