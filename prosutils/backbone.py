@@ -145,20 +145,28 @@ class PromptableCLIP(nn.Module):
         """[B, 3, H, W] normalised pixels (and prompts [B, P, W]) -> features [B, D], not L2-normalised."""
         return self.encode_tokens(self.patches(images), prompts, read_out)
 
-    def encode_embeddings(self, embeddings, end):
-        """Text features [C, D] of token embeddings [C, L, Wt]; `end` [C] is the position of each end-of-text token.
+    def read_embeddings(self, embeddings, end):
+        """Token embeddings [C, L, Wt] -> [C, Wt], what the text projection reads; `end` [C] as below.
 
         Captions are causal: positions after the longest caption's end are left out, which changes nothing.
         """
         model, length = self.model, int(end.max()) + 1
         tokens = embeddings[:, :length] + model.positional_embedding[:length]
         out = run_blocks(model.transformer.resblocks, tokens, end, model.attn_mask[:length, :length])[:, 0]
-        return model.ln_final(out) @ model.text_projection
+        return model.ln_final(out)
+
+    def encode_embeddings(self, embeddings, end):
+        """Text features [C, D] of token embeddings [C, L, Wt]; `end` [C] is the position of each end-of-text token."""
+        return self.read_embeddings(embeddings, end) @ self.model.text_projection
+
+    def read_text(self, captions):
+        """Captions (a list of C strings) -> [C, Wt], what the text projection reads."""
+        tokens = self.tokenizer(captions).to(self.model.token_embedding.weight.device)      # [C, 77]
+        return self.read_embeddings(self.model.token_embedding(tokens), tokens.argmax(1))
 
     def encode_text(self, captions):
         """Captions (a list of C strings) -> features [C, D], not L2-normalised."""
-        tokens = self.tokenizer(captions).to(self.model.token_embedding.weight.device)      # [C, 77]
-        return self.encode_embeddings(self.model.token_embedding(tokens), tokens.argmax(1))
+        return self.read_text(captions) @ self.model.text_projection
 
 
 def load_clip(name="mini", pretrained=None):

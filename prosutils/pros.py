@@ -29,8 +29,12 @@ class TunedCLIP(nn.Module):
         self.read_out = 0 if config.switches.read_out == "paper" else 1
         with torch.random.fork_rng():           # the same seed gives the same start, whatever ran before
             torch.manual_seed(config.seed)
-            self.context = LearnedContext(self.clip, self.classes, config.context_tokens)
+            self.build_text()
             self.build()
+
+    def build_text(self):
+        """Adds what `encode_classes` needs."""
+        self.context = LearnedContext(self.clip, self.classes, self.config.context_tokens)
 
     def build(self):
         """Adds the subclass's own parameters; the random generator is seeded."""
@@ -38,6 +42,10 @@ class TunedCLIP(nn.Module):
     def trainable(self, stage):
         """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; groups have their own learning rates."""
         raise NotImplementedError
+
+    def heads(self):
+        """Text and image projection."""
+        return [self.clip.model.text_projection, self.clip.model.visual.proj]
 
     def training_features(self, images, class_index, domain_index, stage):
         """Features [B, D] that the loss sees. images [B, 3, H, W], indices [B] into `classes` and `domains`."""
@@ -53,16 +61,24 @@ class TunedCLIP(nn.Module):
 
     def logits(self, features):
         """cos(image, text) / temperature, [B, D] -> [B, S] in float32 [METHOD: temperature 0.07]."""
-        texts = self.encode_classes()
+        return self.similarities(features, self.encode_classes()) / self.config.temperature
+
+    @staticmethod
+    def similarities(features, texts):
+        """Cosines of [B, D] and [S, D] -> [B, S] in float32."""
         with torch.autocast(features.device.type, enabled=False):
-            images, texts = F.normalize(features.float(), dim=1), F.normalize(texts.float(), dim=1)
-            return images @ texts.T / self.config.temperature
+            return F.normalize(features.float(), dim=1) @ F.normalize(texts.float(), dim=1).T
 
     def loss(self, images, class_index, domain_index, stage):
         """Training loss of one batch, a scalar: cross-entropy over the seen classes, the same in both stages."""
         if stage not in self.stages:
             raise UserError(f"{self.method} has no stage {stage}; it has {', '.join(map(str, self.stages))}.")
-        return F.cross_entropy(self.logits(self.training_features(images, class_index, domain_index, stage)), class_index)
+        return self.loss_and_logits(images, class_index, domain_index, stage)[0]
+
+    def loss_and_logits(self, images, class_index, domain_index, stage):
+        """The loss, and the logits [B, S] that it was computed from."""
+        logits = self.logits(self.training_features(images, class_index, domain_index, stage))
+        return F.cross_entropy(logits, class_index), logits
 
     def set_stage(self, stage):
         """Let the parameters of `stage` train and freeze all others; returns the groups."""
@@ -102,7 +118,11 @@ class ProS(TunedCLIP):
             return {"prompts": [*self.units.parameters(), *self.context.parameters()], "heads": [model.text_projection]}
         return {"simulator": list(self.simulator.parameters()),
                 "prompts": [*self.context.parameters(), model.visual.class_embedding],
-                "heads": [model.text_projection, model.visual.proj]}
+                "heads": self.heads()}
+
+    def heads(self):
+        """Text and image projection."""
+        return [self.clip.model.text_projection, self.clip.model.visual.proj]
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:

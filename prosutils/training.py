@@ -21,7 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model(method, clip, split, config):
-    """A model of `method` ("pros", "zero-shot", "heads", "vpt") for a split's seen classes and training domains."""
+    """A model of `method`, a key of METHODS, for a split's seen classes and training domains."""
     if method not in METHODS:
         raise UserError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
     return METHODS[method](clip, split.seen_classes, split.train_domains, config)
@@ -102,10 +102,9 @@ class TrainingRun:
                    disable=not self.progress)
         for images, class_index, domain_index in bar:
             images, labels = images.to(self.device), self.class_of[class_index].to(self.device)
+            domains = self.domain_of[domain_index].to(self.device)
             with fast_precision(self.device):
-                features = self.model.training_features(images, labels, self.domain_of[domain_index].to(self.device), stage)
-                logits = self.model.logits(features)
-            loss = torch.nn.functional.cross_entropy(logits, labels)
+                loss, logits = self.model.loss_and_logits(images, labels, domains, stage)
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, load_clip
-from prosutils.baselines import VPT, HeadsOnly, ZeroShot
 from prosutils.config import Switches, UserError, load_preset
 from prosutils.pros import ProS
 
@@ -128,15 +127,6 @@ def test_trainable_numbers_at_the_papers_size():
     assert numbers == {1: 504_576, 2: 18_226_176}
 
 
-def test_baselines_train_what_their_names_say(clip, batch):
-    config = load_preset("mini")
-    zero, heads, vpt = (kind(clip, CLASSES, DOMAINS, config) for kind in (ZeroShot, HeadsOnly, VPT))
-    torch.testing.assert_close(zero.encode_image(batch[0]), clip.encode_image(batch[0]))
-    projections = {"context.vectors", "clip.model.text_projection", "clip.model.visual.proj"}
-    assert trained_names(heads, 2) == projections
-    assert trained_names(vpt, 2) == projections | {"visual_prompts", "clip.model.visual.class_embedding"}
-    with pytest.raises(UserError, match="has no stage 2"):
-        zero.loss(*batch, stage=2)
 
 
 def test_the_given_clip_stays_as_it_is(clip, batch):

@@ -1,0 +1,111 @@
+"""Baselines: what trains in each, and that each computes what its name says."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from prosutils import UserError, load_clip, load_preset
+from prosutils.baselines import METHODS, cross_domain_triplet
+
+CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
+HEADS = {"clip.model.text_projection", "clip.model.visual.proj"}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    return torch.randn(4, 3, 56, 56), torch.tensor([0, 1, 3, 1]), torch.tensor([2, 0, 1, 1])
+
+
+def build(name, clip, **settings):
+    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini", **settings)).eval()
+
+
+def test_numbers_trained_at_the_papers_size():
+    """OTHER_METHODS, sections 0, 1 and 5: 300 classes, 5 domains, ViT-B/32."""
+    clip, config = load_clip("ViT-B-32-quickgelu"), load_preset("pacs")
+    expected = {"heads": 655_360, "coop": 8_192, "coop-heads": 663_552, "static": 662_784, "depro": 15_495_424}
+    for name, number in expected.items():
+        model = METHODS[name](clip, [f"class {i}" for i in range(300)], "abcde", config)
+        assert sum(p.numel() for group in model.trainable(2).values() for p in group) == number, name
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("pros", "zero-shot")])
+def test_every_trained_parameter_and_no_other_gets_a_gradient(name, clip, batch):
+    model = build(name, clip)
+    model.set_stage(2)
+    model.loss(*batch, 2).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
+def test_what_the_controls_train(clip):
+    def trained(name):
+        model = build(name, clip)
+        model.set_stage(2)
+        return {parameter for parameter, value in model.named_parameters() if value.requires_grad}
+
+    assert trained("heads") == HEADS
+    assert trained("coop") == {"context.vectors"}
+    assert trained("coop-heads") == HEADS | {"context.vectors"}
+    assert trained("vpt") == HEADS | {"context.vectors", "visual_prompts", "clip.model.visual.class_embedding"}
+    assert trained("full") == {name for name, _ in build("full", clip).named_parameters() if "logit_scale" not in name}
+
+
+def test_zero_shot_and_coop_retrieve_like_clip_itself(clip, batch):
+    for name in ("zero-shot", "coop"):
+        torch.testing.assert_close(build(name, clip).encode_image(batch[0]), clip.encode_image(batch[0]))
+    with pytest.raises(UserError, match="has no stage 2"):
+        build("zero-shot", clip).loss(*batch, stage=2)
+
+
+def test_heads_only_reads_fixed_captions(clip):
+    model = build("heads", clip)
+    captions = ["a photo of a house.", "a photo of a alarm clock.", "a photo of a dog.", "a photo of a ice cream."]
+    torch.testing.assert_close(model.encode_classes(), clip.encode_text(captions))
+
+
+def test_static_prompts_stand_between_class_token_and_patches(clip, batch):
+    model = build("vpt", clip)
+    prompts = model.visual_prompts.expand(4, -1, -1)
+    torch.testing.assert_close(model.encode_image(batch[0]), clip.encode_image(batch[0], prompts))
+    assert build("static", clip).visual_prompts.shape == (8, 192)
+
+
+def test_deep_prompts_replace_what_a_block_wrote(clip, batch):
+    """With the outputs of plain VPT as prompts of the later blocks, deep VPT computes what VPT computes."""
+    deep, shallow, images = build("vpt-deep", clip), build("vpt", clip), batch[0][:1]
+    written = []
+    hooks = [block.register_forward_hook(lambda module, inputs, output: written.append(output[:, 1:3]))
+             for block in shallow.clip.model.visual.transformer.resblocks[:-1]]
+    expected = shallow.encode_image(images)
+    [hook.remove() for hook in hooks]
+    with torch.no_grad():
+        deep.visual_prompts.copy_(torch.cat([shallow.visual_prompts[None], *written]))
+    torch.testing.assert_close(deep.encode_image(images), expected)
+    with torch.no_grad():
+        deep.visual_prompts[-1] += torch.randn(2, 192)
+    assert not torch.allclose(deep.encode_image(images), expected, atol=1e-3)
+
+
+def test_depro_shows_its_two_views_side_by_side(clip, batch):
+    model = build("depro", clip)
+    parts = {}
+    for model.part in ("x1", "x2", "both"):
+        parts[model.part] = model.encode_image(batch[0])
+    torch.testing.assert_close(parts["both"], torch.cat([parts["x2"], parts["x1"]], 1))
+    cosine = F.cosine_similarity(parts["both"][0], parts["both"][1], dim=0)
+    mean = sum(F.cosine_similarity(parts[name][0], parts[name][1], dim=0) for name in ("x1", "x2")) / 2
+    torch.testing.assert_close(cosine, mean)
+
+
+def test_triplet_against_another_domain_by_hand():
+    """Anchors 0 and 1 are partners in two domains at cosine 0.6; 2 is another class, at cosine 0.8 and 0.96."""
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
+    loss = cross_domain_triplet(features, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), margin=0.5)
+    torch.testing.assert_close(loss, torch.tensor(((0.5 - 0.6 + 0.8) + (0.5 - 0.6 + 0.96) + 0) / 3))
+    alone = cross_domain_triplet(features, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 0]), margin=0.5)
+    assert alone == 0
