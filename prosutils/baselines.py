@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .ablations import ABLATIONS
 from .backbone import run_blocks
 from .prompts import LearnedContext, readable
 from .pros import ProS, TunedCLIP
@@ -193,4 +194,4 @@ def cross_domain_triplet(features, class_index, domain_index, margin):
 
 
 METHODS = {"pros": ProS, "zero-shot": ZeroShot, "heads": HeadsOnly, "coop": CoOp, "coop-heads": CoOpHeads, "vpt": VPT,
-           "vpt-deep": VPTDeep, "static": StaticPrompts, "full": FullFineTuning, "depro": DePro}
+           "vpt-deep": VPTDeep, "static": StaticPrompts, "full": FullFineTuning, "depro": DePro, **ABLATIONS}

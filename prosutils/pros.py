@@ -120,21 +120,20 @@ class ProS(TunedCLIP):
                 "prompts": [*self.context.parameters(), model.visual.class_embedding],
                 "heads": self.heads()}
 
-    def heads(self):
-        """Text and image projection."""
-        return [self.clip.model.text_projection, self.clip.model.visual.proj]
-
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
             return self.encode_with_units(images, class_index, domain_index)
         return self.encode_with_prompts(images, self.simulate(images, self.units.others(domain_index, class_index)))
 
     def encode_with_units(self, images, class_index, domain_index):
-        """Stage 1's features [B, D]: `[cls ; P_M[d] ; P_S[y] ; patches]`, with dropout on the sequence (paper: in
-        training mode only; released: always)."""
+        """Stage 1's features [B, D]: `[cls ; P_M[d] ; P_S[y] ; patches]`, with dropout on the sequence."""
+        return self.clip.encode_tokens(self.clip.patches(images), self.units.own(domain_index, class_index),
+                                       self.read_out, self.dropout_now())
+
+    def dropout_now(self):
+        """Stage 1's dropout (paper: in training mode only; released: always)."""
         active = self.training or self.config.switches.dropout == "released"
-        return self.clip.encode_tokens(self.clip.patches(images), self.units.own(domain_index, class_index), self.read_out,
-                                       self.config.stage1_dropout if active else 0.0)
+        return self.config.stage1_dropout if active else 0.0
 
     def simulate(self, images, units=None):
         """Content-aware dynamic prompts [B, 2, W] of images, read beside `units` [B, M+S, W].

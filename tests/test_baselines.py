@@ -34,12 +34,15 @@ def test_numbers_trained_at_the_papers_size():
         assert sum(p.numel() for group in model.trainable(2).values() for p in group) == number, name
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("pros", "zero-shot")])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_every_trained_parameter_and_no_other_gets_a_gradient(name, clip, batch):
-    model = build(name, clip)
-    model.set_stage(2)
-    model.loss(*batch, 2).backward()
-    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    dead = {"simulator.body.class_embedding", "simulator.body.proj"}         # the released code counts them all the same
+    for stage in METHODS[name].stages:
+        model = build(name, clip)
+        model.set_stage(stage)
+        model.loss(*batch, stage).backward()
+        assert all((value.grad is not None) == (value.requires_grad and name not in dead)
+                   for name, value in model.named_parameters())
 
 
 def test_what_the_controls_train(clip):
@@ -109,3 +112,48 @@ def test_triplet_against_another_domain_by_hand():
     torch.testing.assert_close(loss, torch.tensor(((0.5 - 0.6 + 0.8) + (0.5 - 0.6 + 0.96) + 0) / 3))
     alone = cross_domain_triplet(features, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 0]), margin=0.5)
     assert alone == 0
+
+
+# --- Ablations ----------------------------------------------------------------------------------------------------
+
+def test_without_mask_a_sample_sees_its_own_units(clip, batch):
+    images, labels, domains = batch
+    model = build("pros-no-mask", clip)
+    torch.testing.assert_close(model.training_features(images, labels, domains, 2), model.encode_image(images))
+
+
+def test_left_out_units_act_like_units_that_do_not_exist(clip, batch):
+    """What a sample sees in training is what a test image sees of a model that has all but the sample's two units."""
+    images, labels, domains = batch
+    model, smaller = build("pros-removed-units", clip), build("pros", clip)
+    smaller.load_state_dict(model.state_dict())
+    smaller.units.domain.data = model.units.domain.data[[i for i in range(3) if i != domains[0]]]
+    smaller.units.semantic.data = model.units.semantic.data[[i for i in range(4) if i != labels[0]]]
+    found = model.training_features(images, labels, domains, 2)
+    torch.testing.assert_close(found[:1], smaller.encode_image(images[:1]), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found[:1], model.encode_image(images[:1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("name, kind", [("pros-domain-units", "domain"), ("pros-class-units", "semantic")])
+def test_one_kind_of_unit_is_all_there_is(name, kind, clip, batch):
+    images = batch[0]
+    model = build(name, clip)
+    assert model.simulate(images).shape == (4, 1, 192)
+    before = model.encode_image(images), model.encode_with_units(images, batch[1], batch[2])
+    other = model.units.domain if kind == "semantic" else model.units.semantic
+    with torch.no_grad():
+        other += torch.randn_like(other)            # not a constant: layer norm takes that away
+    torch.testing.assert_close((model.encode_image(images), model.encode_with_units(images, batch[1], batch[2])), before)
+    with torch.no_grad():
+        getattr(model.units, kind).mul_(-1)
+    assert not torch.allclose(model.encode_image(images), before[0], atol=1e-4)
+
+
+def test_no_units_means_that_only_the_image_is_read(clip, batch):
+    model = build("pros-no-units", clip)
+    before = model.encode_image(batch[0])
+    with torch.no_grad():
+        for units in model.units.parameters():
+            units += torch.randn_like(units)
+    torch.testing.assert_close(model.encode_image(batch[0]), before)
+    assert model.stages == (2,)

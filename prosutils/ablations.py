@@ -1,0 +1,81 @@
+"""ProS with one of its parts taken away or replaced: what is each worth?"""
+import torch
+
+from .pros import ProS
+
+
+class NoMask(ProS):
+    """Stage 2 without the reverse mask: the simulator sees an image's own units while training, as no test image can."""
+    method = "ProS, no mask"
+
+    def training_features(self, images, class_index, domain_index, stage):
+        if stage == 1:
+            return self.encode_with_units(images, class_index, domain_index)
+        return self.encode_image(images)
+
+
+class RemovedUnits(ProS):
+    """Stage 2 with an image's own units left out instead of set to zero. Units carry no position, so this equals a mask
+    in the attention: the stricter simulation of a test, where they do not exist."""
+    method = "ProS, own units left out"
+
+    def training_features(self, images, class_index, domain_index, stage):
+        if stage == 1:
+            return self.encode_with_units(images, class_index, domain_index)
+        units = self.units.all(len(images))                                             # [B, M+S, W]
+        own = torch.stack([domain_index, len(self.domains) + class_index], 1)           # [B, 2]
+        others = torch.ones(units.shape[:2], dtype=torch.bool, device=units.device).scatter(1, own, False)
+        units = units[others].reshape(len(images), -1, self.clip.width)                 # [B, M+S-2, W]
+        return self.encode_with_prompts(images, self.simulate(images, units))
+
+
+class OneKindOfUnit(ProS):
+    """Units, template and dynamic prompt of one kind only; `kind`: 0 domains, 1 classes."""
+    kind = 0
+
+    def trainable(self, stage):
+        groups = super().trainable(stage)
+        if stage == 1:
+            groups["prompts"] = [self.own_kind(self.units.domain, self.units.semantic), *self.context.parameters()]
+        else:
+            other = self.own_kind(self.simulator.semantic_template, self.simulator.domain_template)
+            groups["simulator"] = [p for p in groups["simulator"] if p is not other]
+        return groups
+
+    def own_kind(self, domain, semantic):
+        return (domain, semantic)[self.kind]
+
+    def encode_with_units(self, images, class_index, domain_index):
+        unit = self.own_kind(self.units.domain[domain_index], self.units.semantic[class_index])
+        return self.clip.encode_tokens(self.clip.patches(images), unit[:, None], self.read_out, self.dropout_now())
+
+    def simulate(self, images, units=None):
+        units = self.units.all(len(images)) if units is None else units
+        split = len(self.domains)
+        units = self.own_kind(units[:, :split], units[:, split:])
+        return super().simulate(images, units)[:, self.kind, None]
+
+
+class DomainUnitsOnly(OneKindOfUnit):
+    method = "ProS, domain units only"
+
+
+class ClassUnitsOnly(OneKindOfUnit):
+    method = "ProS, class units only"
+    kind = 1
+
+
+class NoUnits(ProS):
+    """A simulator that reads the image alone; without units there is no stage 1."""
+    method = "ProS, no units"
+    stages = (2,)
+
+    def training_features(self, images, class_index, domain_index, stage):
+        return self.encode_image(images)
+
+    def simulate(self, images, units=None):
+        return super().simulate(images, self.units.all(len(images))[:, :0])
+
+
+ABLATIONS = {"pros-no-mask": NoMask, "pros-removed-units": RemovedUnits, "pros-domain-units": DomainUnitsOnly,
+             "pros-class-units": ClassUnitsOnly, "pros-no-units": NoUnits}
