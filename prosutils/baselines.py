@@ -129,6 +129,7 @@ class DePro(TunedCLIP):
     prompts = 4
     margin = 0.5
     part = "both"
+    parts = ("both", "x1", "x2")
 
     def build_text(self):
         self.context = LearnedContext(self.clip, self.classes, tokens=1)

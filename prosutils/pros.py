@@ -140,8 +140,7 @@ class ProS(TunedCLIP):
 
         units: all of them where none are given, as for an image whose domain and class nobody knows.
         """
-        reader = self.simulator if self.config.simulator_patches == "own" else self.clip
-        return self.simulator(reader.patches(images), self.units.all(len(images)) if units is None else units)
+        return self.simulator(images, self.units.all(len(images)) if units is None else units)
 
     def encode_with_prompts(self, images, prompts):
         """Features [B, D] of `[cls ; prompts ; patches]`, prompts [B, P, W]."""

@@ -16,9 +16,8 @@ class QuickGELU(nn.Module):
 class PromptSimulator(nn.Module):
     """A small transformer that reads the image beside all prompt units and writes two prompts for it (CaDP).
 
-    Input `[t_M ; t_S ; domain units ; semantic units ; patches]`, output: the two template positions after ln_post and
-    a W x W matrix, [B, 2, W] [METHOD, stage 2]. `patches` gives its own, as the paper has it; those of a frozen CLIP
-    fit as well (Config.simulator_patches).
+    Input `[t_M ; t_S ; domain units ; semantic units ; own patches + own pos_1..N]`, output: the two template
+    positions after ln_post and a W x W matrix, [B, 2, W] [METHOD, stage 2].
 
     The body is open_clip's VisionTransformer as in the released code. Its class token, projection and row 0 of its
     positional embedding are never used, yet they are among the released code's 18,226,176 trainable numbers.
@@ -33,14 +32,11 @@ class PromptSimulator(nn.Module):
         self.domain_template = nn.Parameter(scale * torch.randn(1, width))
         self.semantic_template = nn.Parameter(scale * torch.randn(1, width))
 
-    def patches(self, images):
-        """Own patch embeddings with own positions: [B, 3, H, W] -> [B, N, W]."""
-        return self.body.conv1(images).flatten(2).transpose(1, 2) + self.body.positional_embedding[1:]
-
-    def forward(self, patches, units):
-        """patches [B, N, W] and units [B, M+S, W], own ones zero while training -> prompts [B, 2, W]."""
+    def forward(self, images, units):
+        """images [B, 3, H, W] and units [B, M+S, W], own ones zero while training -> prompts [B, 2, W]."""
         body = self.body
-        templates = torch.cat([self.domain_template, self.semantic_template]).expand(len(patches), -1, -1)
+        patches = body.conv1(images).flatten(2).transpose(1, 2) + body.positional_embedding[1:]    # [B, N, W]
+        templates = torch.cat([self.domain_template, self.semantic_template]).expand(len(images), -1, -1)
         tokens = torch.cat([templates.to(patches.dtype), units.to(patches.dtype), patches], 1)     # [B, 2+M+S+N, W]
-        rows = torch.arange(2, device=patches.device)
+        rows = torch.arange(2, device=images.device)
         return body.ln_post(run_blocks(body.transformer.resblocks, body.ln_pre(tokens), rows)) @ self.project

@@ -81,7 +81,7 @@ def test_simulator_equals_its_full_transformer(clip, batch):
     patches = body.conv1(images).flatten(2).transpose(1, 2) + body.positional_embedding[1:]
     templates = torch.stack([simulator.domain_template[0], simulator.semantic_template[0]]).expand(4, -1, -1)
     full = body.transformer(body.ln_pre(torch.cat([templates, units, patches], 1)))
-    torch.testing.assert_close(simulator(patches, units), body.ln_post(full[:, :2]) @ simulator.project)
+    torch.testing.assert_close(simulator(images, units), body.ln_post(full[:, :2]) @ simulator.project)
 
 
 # --- The test path ------------------------------------------------------------------------------------------------

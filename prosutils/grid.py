@@ -1,0 +1,160 @@
+"""Grids of runs: every baseline, every ablation, every switch, over held-out domains and seeds, into one table."""
+import dataclasses
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from .baselines import METHODS
+from .config import UserError, load_preset
+from .evaluation import evaluate_all
+from .experiment import fit_batches, prepare, write_table
+
+#: What one row of the table measured; a case is done when its rows are there.
+CASE = ["preset", "case", "unseen_domain", "seed"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a grid. `settings` replace those of the preset, `at_test` are switches that only the ranking knows."""
+    method: str
+    settings: dict = field(default_factory=dict)
+    at_test: dict = field(default_factory=dict)
+    oracle: bool = False                         # the held-out domain's images of seen classes train too
+
+
+BASELINES = {METHODS[key].method: Case(key) for key in (
+    "zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")}
+ABLATIONS = {METHODS[key].method: Case(key) for key in (
+    "pros-no-mask", "pros-removed-units", "pros-domain-units", "pros-class-units", "pros-no-units")} | {
+    "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
+    "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
+    "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0)))} | {
+    f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
+ORACLES = {f"{METHODS[key].method}, held-out domain trained too": Case(key, oracle=True)
+           for key in ("heads", "full", "pros")}
+SWITCHES = {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
+            for name in ("similarity", "average_precision")} | {
+    f"ProS, {name}=released": Case("pros", dict(switches={name: "released"}))
+    for name in ("read_out", "dropout", "normalisation", "selection", "polarity")} | {
+    "ProS, all switches released": Case("pros", dict(switches={name: "released" for name in (
+        "read_out", "dropout", "normalisation", "similarity", "average_precision", "selection", "polarity")}))}
+GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES}
+
+
+def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None):
+    """Measure every case of the grids `names` that is not in `table` yet; returns the whole table.
+
+    preset: its name; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
+    jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
+    measured, so that an interrupted grid goes on where it stopped. Trained models are not kept.
+    """
+    wanted = [(name, domain, seed) for seed in seeds for domain in domains for grid in names for name in grid_of(grid)
+              if seed == seeds[0] or METHODS[find_case(name).method].stages]   # nothing is random in zero-shot
+    wanted = list(dict.fromkeys(wanted))
+    done = measured_cases(table, preset)
+    left = [case for case in wanted if case not in done]
+    bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" runs")
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        runs = {pool.submit(measure, preset, *case, settings or {}, Path(artifacts) / "grid", data): case for case in left}
+        try:
+            for run in as_completed(runs):
+                add_rows(run.result(), table)
+                bar.set_postfix_str("{}, {}, seed {}".format(*runs[run]))
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bar.close()
+    return pd.read_csv(table)
+
+
+def grid_of(name):
+    if name not in GRIDS:
+        raise UserError(f"Unknown grid {name!r}. Known: {', '.join(GRIDS)}.")
+    return GRIDS[name]
+
+
+def find_case(name):
+    return next(grid[name] for grid in GRIDS.values() if name in grid)
+
+
+def measured_cases(path, preset):
+    """{(case, unseen domain, seed)} that the table holds."""
+    if not Path(path).exists():
+        return set()
+    table = pd.read_csv(path)
+    return set(table[table.preset == preset][CASE[1:]].itertuples(index=False, name=None))
+
+
+def add_rows(rows, path):
+    """Add rows to the table in one step, sorted, so that the file depends on what was measured and not on when."""
+    if Path(path).exists():
+        rows = pd.concat([pd.read_csv(path), rows])
+    write_table(rows.sort_values([*CASE, "method", "protocol", "gallery"], ignore_index=True), path)
+
+
+def measure(preset, name, domain, seed, settings, artifacts, data):
+    """Train and measure one case: its rows, with what was trained on and how long it took."""
+    case = find_case(name)
+    config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
+    run = prepare(config, data, artifacts=artifacts / f"{name}-{domain}-{seed}".replace(" ", "-"), progress=False)
+    if case.oracle:
+        # UdCDR asks with images that would have been trained on
+        run.splits = [with_held_out_domain(split) for split in run.splits if split.protocol != "UdCDR"]
+        run.config = fit_batches(run.config, len(run.split.train_domains))
+    model, history = run.fit(case.method, progress=False)
+    switches = dataclasses.replace(run.config.switches, **case.at_test)
+    about = dict(preset=preset, case=name, seed=seed, images=int(history.images.iloc[-1]) if len(history) else 0)
+    rows = []
+    for part in getattr(model, "parts", [None]):                     # DePro: one training, three readings
+        label = name
+        if part:
+            model.part, label = part, f"{name} ({part})"
+        rows.append(evaluate_all(model, run.splits, switches, extra=about | dict(method=label)))
+    shutil.rmtree(run.artifacts, ignore_errors=True)
+    return pd.concat(rows)
+
+
+def merged(first, second):
+    """Two settings of `load_preset`, the second winning; nested parts are merged too."""
+    both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys()
+            if isinstance(first[key], dict)}
+    return first | second | both
+
+
+def with_held_out_domain(split):
+    """The split with the held-out domain's images of seen classes among the training images: the ceiling of what
+    training can bring. Queries and gallery stay as they are."""
+    data = split.data
+    extra = data.rows([split.unseen_domain], split.seen_classes)
+    domains = {*split.train_domains, split.unseen_domain}
+    return dataclasses.replace(split, train=torch.cat([split.train, extra]).sort().values,
+                               train_domains=tuple(name for name in data.domains if name in domains))
+
+
+def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+    """Mean and standard deviation over the seeds: one row per method, one column per held-out domain, and `mean`."""
+    part = table[(table.protocol == protocol) & (table.gallery == gallery)]
+    by_case = part.groupby(["method", "unseen_domain"])[metric]
+    mean, spread = by_case.mean().unstack(), by_case.std().unstack()
+    mean["mean"] = mean.mean(axis=1)
+    return mean.sort_values("mean"), spread
+
+
+def markdown(table, **which):
+    """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more."""
+    mean, spread = summary(table, **which)
+    lines = ["| method | " + " | ".join(mean.columns) + " |", "|---" * (len(mean.columns) + 1) + "|"]
+    for method, row in mean.iterrows():
+        deviation = spread.loc[method]
+        cells = [f"{value:.3f}" + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
+                 for name, value in row.items()]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Grids of runs: every case runs, an interrupted grid goes on, and the summary says what the rows say."""
+import pandas as pd
+import pytest
+import torch
+
+from prosutils import UserError, make_split
+from prosutils.grid import GRIDS, find_case, markdown, measure, merged, run_grid, summary, with_held_out_domain
+
+SHORT = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=1, batch_size=6))
+PARTS = {"DePro (both)", "DePro (x1)", "DePro (x2)"}
+
+
+@pytest.fixture(scope="module")
+def table(toy_folder, tmp_path_factory):
+    """Baselines and switches on the toy folder, measured once."""
+    folder = tmp_path_factory.mktemp("grid")
+    path = folder / "grid.csv"
+    run_grid(["baselines", "switches"], "mini", ["sketch"], [0], path, folder, jobs=2, settings=SHORT, data=toy_folder)
+    return path
+
+
+def test_every_case_has_its_rows(table):
+    rows = pd.read_csv(table)
+    cases = set(GRIDS["baselines"]) | set(GRIDS["switches"])
+    assert set(rows.case) == cases
+    assert set(rows.method) == cases - {"DePro"} | PARTS
+    assert (rows.groupby("method").size() == 4).all()
+    assert (rows[rows.method == "Zero-shot CLIP"].images == 0).all() and (rows[rows.method == "VPT + heads"].images > 0).all()
+    assert not (table.parent / "grid").exists() or not any((table.parent / "grid").iterdir())      # models are not kept
+
+
+def test_coop_retrieves_like_zero_shot_clip(table):
+    rows = pd.read_csv(table).set_index("method")["mAP@all"]
+    assert rows["CoOp"].tolist() == rows["Zero-shot CLIP"].tolist()
+
+
+def test_a_switch_at_test_changes_the_number_and_not_the_training(table):
+    rows = pd.read_csv(table)
+    rows = rows[(rows.protocol == "UCDR") & (rows.gallery == "unseen")].set_index("method")
+    ours, hits = rows.loc["ProS"], rows.loc["ProS, average_precision=released"]
+    assert hits["mAP@all"] == ours["mAP@all"] and hits["Prec@200"] == ours["Prec@200"]
+    assert hits["images"] == ours["images"]
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(table, toy_folder, tmp_path, monkeypatch):
+    rows = pd.read_csv(table)
+    part = tmp_path / "grid.csv"
+    rows[rows.case != "Zero-shot CLIP"].to_csv(part, index=False)
+    run_grid(["baselines", "switches"], "mini", ["sketch"], [0], part, tmp_path, settings=SHORT, data=toy_folder)
+    pd.testing.assert_frame_equal(pd.read_csv(part), rows)
+    monkeypatch.setattr("prosutils.grid.measure", lambda *_: pytest.fail("measured again"))
+    run_grid(["baselines"], "mini", ["sketch"], [0], part, tmp_path, settings=SHORT, data=toy_folder)
+
+
+def test_the_oracle_trains_on_the_held_out_domain_but_not_on_unseen_classes(toy, toy_folder, tmp_path):
+    split = make_split(toy, unseen_domain="sketch", unseen_classes=["gem", "stripes"], val_classes=[])
+    oracle = with_held_out_domain(split)
+    extra = oracle.train[~torch.isin(oracle.train, split.train)]
+    assert torch.equal(extra, toy.rows(["sketch"], split.seen_classes)) and len(oracle.train) == len(split.train) + len(extra)
+    assert torch.equal(oracle.query, split.query) and oracle.train_domains == toy.domains
+    rows = measure("mini", "Heads only, held-out domain trained too", "sketch", 0, SHORT, tmp_path, toy_folder)
+    assert set(rows.protocol) == {"UCDR", "UcCDR"}            # UdCDR would ask with images that were trained on
+
+
+def test_ablations_and_oracles_name_methods_that_exist():
+    for grid in GRIDS.values():
+        for name in grid:
+            assert find_case(name) is grid[name]
+    assert merged(dict(stage2=dict(epochs=1), seed=0), dict(stage2=dict(lr=1.0))) == dict(
+        stage2=dict(epochs=1, lr=1.0), seed=0)
+    with pytest.raises(UserError, match="Unknown grid 'all'. Known: baselines"):
+        run_grid(["all"], "mini", ["sketch"], [0], "table.csv", "artifacts")
+
+
+def test_summary_is_the_mean_over_the_seeds_with_their_deviation():
+    rows = [dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen", **{"mAP@200": value})
+            for method, domain, seed, value in [("ProS", "sketch", 0, 0.5), ("ProS", "sketch", 1, 0.7),
+                                                ("ProS", "pixel", 0, 0.2), ("ProS", "pixel", 1, 0.2),
+                                                ("Zero-shot CLIP", "sketch", 0, 0.3), ("Zero-shot CLIP", "pixel", 0, 0.1)]]
+    mean, spread = summary(pd.DataFrame(rows))
+    assert mean.index.tolist() == ["Zero-shot CLIP", "ProS"]
+    assert mean.loc["ProS"].round(6).to_dict() == {"pixel": 0.2, "sketch": 0.6, "mean": 0.4}
+    assert spread.loc["ProS", "sketch"].round(4) == 0.1414
+    assert markdown(pd.DataFrame(rows)).splitlines()[-1] == "| ProS | 0.200 ± 0.000 | 0.600 ± 0.141 | 0.400 |"
