@@ -62,6 +62,10 @@ def describe(run):
              f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
              f"classes; {len(split.train)} training images; on {run.device}",
              "Parts of the first measurement:", split.table().to_string()]
+    if run.benchmark:
+        counts, sizes = run.data.counts(), run.benchmark.compare_sizes(run.splits)
+        lines += [f"Sizes of the protocols of {run.benchmark.name}:", sizes.to_string(),
+                  *run.benchmark.faults(counts), *run.benchmark.surplus(counts)]
     if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
         lines.append("Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
                      "takes real CLIP.")

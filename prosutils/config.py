@@ -30,6 +30,11 @@ class Switches:
     selection: Choice = "paper"
     #: folders named sketch and quickdraw. paper: as they are; released: colours inverted
     polarity: Choice = "paper"
+    #: gallery of U^dCDR. paper: images kept out of training; released: as many images that were trained on
+    udcdr_gallery: Choice = "paper"
+    #: random part of the splits. paper: over sorted file names; released: numpy's legacy seed per class, over the files
+    #: as the file system lists them, so that another machine draws others
+    file_order: Choice = "paper"
 
     def __post_init__(self):
         for switch in fields(self):
@@ -59,11 +64,11 @@ class Stage:
 class Config:
     """One run. Defaults are the released hyper-parameters (FACTS 1.4: options_pros.py, reproduce_runs.sh)."""
     preset: str
-    dataset: str                          # "pictonet" (shipped drawings) or "folder" (domain/class/image, --data)
+    dataset: str                          # "pictonet" (shipped drawings), a name of `benchmarks.py`, or any "folder"
     backbone: str
     pretrained: str | None
     gallery_domain: str | None            # None: domains.usual_gallery
-    unseen_domain: str
+    unseen_domain: str | None             # None: no domain is held out, UcCDR only
     stage1: Stage
     stage2: Stage
     pixels: int = 224                     # side of the pictures that PictoNet is laid out in
@@ -72,6 +77,7 @@ class Config:
     simulator_patches: Literal["own", "clip"] = "own"     # what the simulator reads: own 32 x 32 patches (paper) or CLIP's
     stage1_dropout: float = 0.5           # on the whole token sequence of stage 1
     temperature: float = 0.07             # of the training loss
+    training_classes: Literal["train", "train+val"] = "train"   # "train": the epoch is chosen on validation classes
     workers: int = 4                      # processes that read pictures
     seed: int = 0                         # of initial weights, batches and augmentation
     split_seed: int = 0                   # of the split: kept-out images, and classes where none are given
@@ -80,6 +86,8 @@ class Config:
     def __post_init__(self):
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; it has to be above 0.")
+        if self.training_classes not in ("train", "train+val"):
+            raise UserError(f"training_classes is {self.training_classes!r}; it takes: train, train+val.")
         if not 0 <= self.stage1_dropout < 1:
             raise UserError(f"stage1_dropout is {self.stage1_dropout}; it is a probability below 1.")
 
@@ -87,6 +95,7 @@ class Config:
 PAPER_STAGE1 = Stage(epochs=1, batch_size=400, lr=1e-4, lr_heads=1e-4)
 PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_heads=1e-4, decay_epochs=20)
 REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
+PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
 PRESETS = {
     # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: benchmarks/search_mini.py.
@@ -102,6 +111,12 @@ PRESETS = {
     # 9,991 photographs, paintings, cartoons and sketches of 7 classes.
     "pacs": Config("pacs", "folder", **REAL_CLIP, gallery_domain="photo", unseen_domain="sketch", workers=2,
                    stage1=replace(PAPER_STAGE1, epochs=4, batch_size=99), stage2=replace(PAPER_STAGE2, batch_size=48)),
+    # The paper's benchmarks in their published protocols: every class that is not tested trains, and none is left to
+    # choose an epoch. Choose `stage2.epochs` with training_classes=train (benchmarks.py). 10 is the released maximum
+    # for DomainNet; for Sketchy and TU-Berlin that is 200, cut short by an early stop on test data.
+    "domainnet": Config("domainnet", "domainnet", **PUBLISHED, gallery_domain="real", unseen_domain="sketch"),
+    "sketchy": Config("sketchy", "sketchy", **PUBLISHED, gallery_domain="extended_photo", unseen_domain=None),
+    "tuberlin": Config("tuberlin", "tuberlin", **PUBLISHED, gallery_domain="images", unseen_domain=None),
 }
 
 
@@ -128,6 +143,8 @@ def override(config, overrides):
 def parse_settings(pairs):
     """["stage2.epochs=3", "seed=1"] -> {"stage2": {"epochs": 3}, "seed": 1}, each value with the type of its field.
 
+    "none" is None where a field may be None: pretrained=none gives random weights.
+
     Raises UserError for text that is not `name=value`, an unknown name, or a value of another type.
     """
     settings = {}
@@ -143,8 +160,12 @@ def parse_settings(pairs):
         if not dataclasses.is_dataclass(sample) or not hasattr(sample, last):
             raise UserError(f"Unknown setting {name!r}. Known: {', '.join(setting_names(PRESETS['mini']))}.")
         kind = type(getattr(sample, last))
+        may_be_none = type(None) in get_args(next(f.type for f in fields(sample) if f.name == last))
         try:
-            place[last] = text if kind in (str, type(None)) else kind(text)
+            if text == "none" and may_be_none:
+                place[last] = None
+            else:
+                place[last] = text if kind in (str, type(None)) else kind(text)
         except ValueError:
             raise UserError(f"{name} takes a {kind.__name__}, not {text!r}.") from None
     return settings

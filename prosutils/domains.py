@@ -1,14 +1,13 @@
-"""A `domain/class/image` folder as a table, its splits for universal cross-domain retrieval, and its batches.
+"""A `domain/class/image` folder as a table, its images as tensors, and its batches.
 
     data = ImageDomains.from_folder("my_images")                    # my_images/sketch/house/0001.png ...
-    split = make_split(data, protocol="UCDR", unseen_domain="sketch")
+    split = make_split(data, protocol="UCDR", unseen_domain="sketch")          # splits.py
     images = Images(data, split.train, train_transform(56, mean, std))
     batches = BalancedSampler(data, split.train, batch_size=50, generator=torch.Generator().manual_seed(0))
     loader = DataLoader(images, batch_sampler=batches)              # image, class_index, domain_index
 """
 import itertools
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +23,8 @@ from . import pictonet
 from .config import UserError
 from .image_files import IMAGE_SUFFIXES, find_fault, list_files, load_image
 
-PROTOCOLS = ("UCDR", "UcCDR", "UdCDR")
-GALLERIES = ("unseen", "mixed")
-#: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's.
-GALLERY_DOMAINS = (pictonet.GALLERY_DOMAIN, "real", "photo", "extended_photo")
-#: Share of the classes that is unseen, and of the rest that validates: as in DomainNet [METHOD].
-UNSEEN_SHARE, VAL_SHARE = 45 / 345, 55 / 300
+#: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's, TU-Berlin's.
+GALLERY_DOMAINS = (pictonet.GALLERY_DOMAIN, "real", "photo", "extended_photo", "images")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +40,19 @@ class ImageDomains:
     skipped: list[tuple[Path, str]]     # files left out, and why
 
     @classmethod
-    def from_folder(cls, root, on_error="skip"):
+    def from_folder(cls, root, on_error="skip", class_name=str, domains=None):
         """Lists the images in `root/domain/class/`. A class may have no image in some domains.
 
         on_error: "skip" leaves out files that are not whole images, with a warning, and lists them in
         `skipped`; "raise" refuses them.
+        class_name: a function that gives the class of a folder's name (see `Benchmark.class_name`).
+        domains: names of the domains to read; None: all.
         Raises UserError for a folder that is missing, unreadable, without images, or of one domain or class.
         """
         if on_error not in ("skip", "raise"):
             raise UserError(f"on_error is 'skip' or 'raise', not {on_error!r}.")
         root = Path(root)
-        files = list_files(root)
+        files = [path for path in list_files(root) if domains is None or path.parts[-3] in domains]
         faults = [find_fault(path) for path in tqdm(files, desc="Checking images", delay=5, leave=False)]
         skipped = [(path, why) for path, why in zip(files, faults) if why]
         if skipped:
@@ -68,7 +65,7 @@ class ImageDomains:
 
         paths = [path for path, why in zip(files, faults) if not why]
         domains, domain_index = np.unique([path.parts[-3] for path in paths], return_inverse=True)
-        classes, class_index = np.unique([path.parts[-2] for path in paths], return_inverse=True)
+        classes, class_index = np.unique([class_name(path.parts[-2]) for path in paths], return_inverse=True)
         for kind, names in (("domain", domains), ("class", classes)):
             if len(names) < 2:
                 what = f"one {kind} only ({names[0]})" if len(names) else "no image"
@@ -111,175 +108,11 @@ class ImageDomains:
         return pd.crosstab(table["class"], table["domain"])
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """What is trained on, validated on and tested on: row numbers into `data`, each [m] and ascending."""
-
-    data: ImageDomains
-    protocol: str                       # UCDR, UcCDR or UdCDR
-    seed: int
-    unseen_domain: str | None           # held out of training; None: every domain trains (UcCDR only)
-    train_domains: tuple[str, ...]
-    query_domains: tuple[str, ...]
-    gallery_domain: str
-    gallery_kind: str                   # "unseen" or "mixed" classes; "seen" for UdCDR
-    seen_classes: tuple[str, ...]
-    val_classes: tuple[str, ...]
-    unseen_classes: tuple[str, ...]
-    train: torch.Tensor
-    val_query: torch.Tensor
-    val_gallery: torch.Tensor
-    query: torch.Tensor
-    gallery: torch.Tensor
-
-    def table(self):
-        """DataFrame with one row per part: its domains and its numbers of classes and images."""
-        names = ("train", "val_query", "val_gallery", "query", "gallery")
-        parts = {name: getattr(self, name) for name in names}
-        return pd.DataFrame([{"part": name, "domains": ", ".join(self.data.domain_names(rows)),
-                              "classes": len(self.data.class_names(rows)), "images": len(rows)}
-                             for name, rows in parts.items()]).set_index("part")
-
-
-def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=None, val_classes=None,
-               gallery="unseen", gallery_domain=None, query_domain=None, holdout_fraction=0.08, seed=0):
-    """A protocol of universal cross-domain retrieval on a folder [METHOD, "The task"].
-
-    | protocol | query: domain, classes | gallery: images of the gallery domain                          |
-    |----------|------------------------|----------------------------------------------------------------|
-    | UCDR     | held out, unseen       | unseen classes; gallery="mixed" adds seen ones, kept-out part  |
-    | UcCDR    | seen, unseen           | the same                                                       |
-    | UdCDR    | held out, seen         | seen classes, kept-out part                                    |
-
-    Kept out of training is `holdout_fraction` of the gallery domain's images of each seen class, at least
-    one. It depends on the seed and the class alone, so one trained model serves every protocol, and no image
-    of a gallery was trained on. (The released code keeps 8 % out for the mixed gallery, but its U^dCDR
-    gallery is drawn from training images.) Validation ranks the gallery domain's images of the validation
-    classes for queries from the other training domains: neither the held-out domain nor the unseen classes
-    take part.
-
-    unseen_domain: the domain held out of training; None (UcCDR only) trains on every domain.
-    unseen_classes, val_classes: class names; None: PictoNet's own, or a draw by `seed` from the classes that
-        the gallery domain has. val_classes=[] leaves validation out.
-    gallery_domain: None: the first of GALLERY_DOMAINS that the folder has, or else its largest domain.
-    query_domain: UcCDR's query domain; None: all training domains but the gallery's.
-
-    Raises UserError for unknown names (listing the known), classes without gallery image, and empty parts.
-    """
-    _check_known("protocol", [protocol], PROTOCOLS)
-    _check_known("gallery", [gallery], GALLERIES)
-    if not 0 < holdout_fraction < 1:
-        raise UserError(f"holdout_fraction is a share between 0 and 1, not {holdout_fraction}.")
-    train_domains, gallery_domain, query_domains = _domain_roles(
-        data, protocol, unseen_domain, gallery_domain, query_domain)
-    source_domains = [name for name in train_domains if name != gallery_domain]
-    seen, val, unseen = split_classes(data, gallery_domain, unseen_classes, val_classes, seed)
-
-    kept_out = _keep_out(data, gallery_domain, seen, holdout_fraction, seed)
-    train = data.rows(train_domains, seen)
-    if protocol == "UdCDR":
-        gallery_kind, gallery_rows, query_classes = "seen", kept_out, data.class_names(kept_out)
-    else:
-        gallery_kind, gallery_rows, query_classes = gallery, data.rows([gallery_domain], unseen), unseen
-    if gallery_kind == "mixed":
-        gallery_rows = torch.cat([gallery_rows, kept_out]).sort().values
-    split = Split(data, protocol, seed, unseen_domain, train_domains, query_domains, gallery_domain,
-                  gallery_kind, seen, val, unseen, train=train[~torch.isin(train, kept_out)],
-                  val_query=data.rows(source_domains, val), val_gallery=data.rows([gallery_domain], val),
-                  query=data.rows(query_domains, query_classes), gallery=gallery_rows)
-    _check_no_part_is_empty(split)
-    return split
-
-
-def protocol_splits(data, unseen_domain, **options):
-    """Four splits for one model: UCDR with unseen and with mixed gallery, UcCDR, UdCDR; see `make_split`."""
-    cases = [("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "unseen")]
-    return [make_split(data, protocol, unseen_domain, gallery=gallery, **options)
-            for protocol, gallery in cases]
-
-
-def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
-    """Checked domain names: (those that train, the gallery's, those that query)."""
-    if unseen_domain is not None or protocol != "UcCDR":
-        _check_known("unseen domain", [unseen_domain], data.domains)
-    train_domains = tuple(name for name in data.domains if name != unseen_domain)
-    if gallery_domain is None:
-        gallery_domain = usual_gallery(data, train_domains)
-    _check_known("gallery domain", [gallery_domain], train_domains)
-    if protocol != "UcCDR":
-        return train_domains, gallery_domain, (unseen_domain,)
-    source_domains = tuple(name for name in train_domains if name != gallery_domain)
-    if query_domain is None:
-        return train_domains, gallery_domain, source_domains
-    _check_known("query domain", [query_domain], source_domains)
-    return train_domains, gallery_domain, (query_domain,)
-
-
 def usual_gallery(data, domains):
     """The domain that is ranked where none is named: the first of GALLERY_DOMAINS there is, else the largest."""
     known = [name for name in GALLERY_DOMAINS if name in domains]
     by_size = sorted(domains, key=lambda name: -len(data.rows([name], data.classes)))
     return (known + by_size)[0]
-
-
-def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, seed=0):
-    """Class names (seen, validation, unseen), sorted; a list that is None is filled as `make_split` says."""
-    for names in (unseen_classes, val_classes):
-        _check_known("class", names or [], data.classes)
-    in_gallery = data.class_names(data.rows([gallery_domain], data.classes))
-    rng = np.random.default_rng(seed)
-    fixed = pictonet.classes()
-    is_pictonet = set(data.classes) == {name for names in fixed.values() for name in names}
-    if unseen_classes is None:
-        free = [name for name in in_gallery if name not in (val_classes or [])]
-        unseen_classes = set(fixed["unseen"]) & set(free) if is_pictonet else _draw(free, UNSEEN_SHARE, rng)
-    if val_classes is None:
-        free = [name for name in in_gallery if name not in unseen_classes]
-        val_classes = set(fixed["val"]) & set(free) if is_pictonet else _draw(free, VAL_SHARE, rng)
-    unseen, val = set(unseen_classes), set(val_classes)
-    seen = set(data.classes) - unseen - val
-
-    if unseen & val:
-        raise UserError(f"Classes both unseen and for validation: {', '.join(sorted(unseen & val))}.")
-    missing = sorted((unseen | val) - set(in_gallery))
-    if missing:
-        raise UserError(f"The gallery domain {gallery_domain} has no image of {', '.join(missing)}: name "
-                        "other unseen_classes and val_classes, or another gallery_domain.")
-    if len(seen) < 2:
-        raise UserError(f"{len(seen)} of {len(data.classes)} classes would be left to train on, not two: "
-                        "name fewer unseen_classes and val_classes, or take a folder with more classes.")
-    return tuple(sorted(seen)), tuple(sorted(val)), tuple(sorted(unseen))
-
-
-def _draw(names, share, rng):
-    """About `share` of the names, two where that leaves two: ranking images of one class says nothing."""
-    count = max(round(share * len(names)), min(2, len(names) // 2))
-    return [names[i] for i in rng.permutation(len(names))[:count]]
-
-
-def _keep_out(data, gallery_domain, classes, fraction, seed):
-    """Rows [m] of the gallery domain to keep out of training: a share of each class, at least one image."""
-    kept = []
-    for name in classes:
-        rows = data.rows([gallery_domain], [name])
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # whatever the other classes are
-        kept.append(rows[rng.permutation(len(rows))[:max(1, round(fraction * len(rows)))]])
-    return torch.cat(kept).sort().values
-
-
-def _check_known(kind, names, known):
-    unknown = [str(name) for name in names if name not in known]
-    if unknown:
-        raise UserError(f"Unknown {kind}: {', '.join(unknown)}. Known: {', '.join(known)}.")
-
-
-def _check_no_part_is_empty(split):
-    parts = ["train", "query", "gallery"] + (["val_query", "val_gallery"] if split.val_classes else [])
-    empty = [part for part in parts if not len(getattr(split, part))]
-    if empty:
-        raise UserError(f"{split.protocol} with unseen domain {split.unseen_domain} and gallery domain "
-                        f"{split.gallery_domain} leaves no image for: {', '.join(empty)}. "
-                        f"Choose other domains or classes; domains: {', '.join(split.data.domains)}.")
 
 
 class Images(Dataset):

@@ -8,9 +8,11 @@ import torch
 
 from . import pictonet
 from .backbone import load_clip
+from .benchmarks import Benchmark, load_benchmark
 from .config import UserError
-from .domains import ImageDomains, protocol_splits
+from .domains import ImageDomains
 from .evaluation import evaluate_all
+from .splits import protocol_splits
 from .training import (build_model, identity, load_checkpoint, read_checkpoint, refuse_other_run, save_checkpoint,
                        train)
 
@@ -20,19 +22,20 @@ class Experiment:
     """A configuration, its images and its splits; `fit` gives a model of any method, trained once and kept."""
     config: object
     data: ImageDomains
-    splits: list                  # the four measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR
+    splits: list                  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
     clip: object
     artifacts: Path
     device: torch.device
+    benchmark: Benchmark | None = None   # whose published sizes the splits have
 
     @property
     def split(self):
-        """The split that training and the first measurement use: UCDR, unseen gallery."""
+        """The split that training and the first measurement use: UCDR, unseen gallery, where a domain is held out."""
         return self.splits[0]
 
     def folder(self, method):
         """Where a method's run is kept."""
-        name = f"{self.config.preset}-{method}-{self.split.unseen_domain}-seed{self.config.seed}"
+        name = f"{self.config.preset}-{method}-{self.split.unseen_domain or 'none'}-seed{self.config.seed}"
         return self.artifacts / "runs" / name
 
     def fit(self, method="pros", resume=False, progress=True):
@@ -54,8 +57,9 @@ class Experiment:
         return model, table
 
     def evaluate(self, model, progress=False):
-        """The four measurements of a model, one row each, with the seed of the run."""
-        return evaluate_all(model, self.splits, extra={"seed": self.config.seed}, progress=progress)
+        """The measurements of a model, one row each, with the seed of the run."""
+        extra = {"seed": self.config.seed, "unseen_domain": self.split.unseen_domain or "none"}
+        return evaluate_all(model, self.splits, extra=extra, progress=progress)
 
 
 def same_run(path, model):
@@ -77,14 +81,29 @@ def prepare(config, folder=None, unseen_classes=None, artifacts="artifacts", dev
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
     if folder is None:
         folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
-    data = ImageDomains.from_folder(folder, on_error)
-    gallery = config.gallery_domain if config.gallery_domain in data.domains else None
-    splits = protocol_splits(data, config.unseen_domain, unseen_classes=unseen_classes, gallery_domain=gallery,
-                             seed=config.split_seed)
+    benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
+    if benchmark and unseen_classes:
+        raise UserError(f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
+                        "and name them all.")
+    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error)
+    splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)
     config = fit_batches(config, len(splits[0].train_domains))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     clip = load_clip(config.backbone, config.pretrained).to(device)
-    return Experiment(config, data, splits, clip, Path(artifacts), device)
+    return Experiment(config, data, splits, clip, Path(artifacts), device, benchmark)
+
+
+def benchmark_splits(config, data, benchmark):
+    """The splits of a published benchmark, as a configuration wants them."""
+    return benchmark.splits(data, config.unseen_domain, config.training_classes, config.split_seed, config.switches)
+
+
+def drawn_splits(config, data, unseen_classes=None):
+    """The splits of PictoNet or of any folder: classes that are not given are drawn."""
+    gallery = config.gallery_domain if config.gallery_domain in data.domains else None
+    return protocol_splits(data, config.unseen_domain, unseen_classes=unseen_classes, gallery_domain=gallery,
+                           val_classes=[] if config.training_classes == "train+val" else None, seed=config.split_seed,
+                           switches=config.switches)
 
 
 def fit_batches(config, domains):

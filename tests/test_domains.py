@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from prosutils import pictonet
 from prosutils.config import UserError
-from prosutils.domains import (BalancedSampler, ImageDomains, Images, eval_transform, make_split,
-                               protocol_splits, train_transform)
+from prosutils.domains import BalancedSampler, ImageDomains, Images, eval_transform, train_transform
 from prosutils.image_files import load_image
+from prosutils.splits import make_split, protocol_splits
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 

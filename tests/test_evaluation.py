@@ -10,9 +10,10 @@ from sklearn.metrics import average_precision_score
 
 from prosutils import evaluation
 from prosutils.config import Switches, UserError, load_preset
-from prosutils.domains import Images, inverted_domains, make_split, protocol_splits
+from prosutils.domains import Images, inverted_domains
 from prosutils.evaluation import (embed, evaluate, evaluate_all, model_transform, query_metrics, rank,
                                   retrieval_metrics)
+from prosutils.splits import make_split, protocol_splits
 
 
 def random_case(queries=30, gallery=250, classes=5, width=8, seed=0):

@@ -7,8 +7,8 @@ import torch
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
 from prosutils.config import UserError, load_preset
-from prosutils.domains import make_split
 from prosutils.evaluation import embed
+from prosutils.splits import make_split
 from prosutils.training import (TrainingRun, build_model, load_checkpoint, save_checkpoint, set_rates, train)
 
 
