@@ -2,24 +2,36 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+NBGRADER := .venv/nbgrader
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test lab
+.PHONY: help tutorial test lab assignments grade
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 tutorial: $(INSTALLED) ## lay out the drawings, train ProS, measure it beside zero-shot CLIP, draw figures (about ten minutes)
 	$(BIN)/python -m prosutils tutorial
 
-test: $(INSTALLED) ## test the package, then run every notebook and compare its marked outputs
+test: $(NBGRADER) ## test the package, then run every notebook and compare its marked outputs
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
 
+assignments: $(NBGRADER) ## build the student versions of the assignments (assignments/README.md)
+	$(BIN)/python assignments/course.py release
+
+grade: $(NBGRADER) ## grade the sample submissions of the assignments and compare with the points they should get
+	$(BIN)/python assignments/course.py grade
+
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable ".[test]"
+	@touch $@
+
+# Apart from the rest, for nbgrader adds menus to JupyterLab that only lecturers need.
+$(NBGRADER): $(INSTALLED)
+	$(BIN)/python -m pip install --editable ".[assignments]"
 	@touch $@

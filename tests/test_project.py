@@ -18,7 +18,7 @@ else:
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-TARGETS = ("help", "tutorial", "test", "lab")
+TARGETS = ("help", "tutorial", "test", "lab", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them.
 ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator", "pros", "ablations",
          "baselines", "evaluation", "training", "released", "experiment", "pictures", "diagrams", "plots",
@@ -39,13 +39,15 @@ def test_conda_environment_is_in_step_with_pyproject():
 
 def test_every_imported_package_is_listed_with_a_lower_bound():
     listed = {}
-    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    for requirement in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"]):
         name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
         listed[name] = bound
     import_names = {"open_clip": "open_clip_torch", "PIL": "pillow", "sklearn": "scikit-learn",
-                    "umap": "umap-learn", "yaml": "pyyaml", "IPython": "ipywidgets"}
-    own = {"prosutils", "conftest", "tomli"} | {path.stem for path in (ROOT / "data_scripts").glob("*.py")}
-    for folder in ("prosutils", "data_scripts", "tests"):
+                    "umap": "umap-learn", "yaml": "pyyaml", "IPython": "ipywidgets",
+                    "traitlets": "nbgrader", "nbformat": "nbconvert", "nbclient": "nbconvert"}
+    own = {"prosutils", "conftest", "tomli"} | {path.stem for folder in ("data_scripts", "assignments")
+                                                for path in (ROOT / folder).glob("*.py")}
+    for folder in ("prosutils", "data_scripts", "assignments", "tests"):
         for path in (ROOT / folder).glob("*.py"):
             for name in imported_packages(path) - own - set(sys.stdlib_module_names):
                 assert import_names.get(name, name) in listed, f"{path.name} imports {name}"
@@ -110,14 +112,18 @@ def checkout(tmp_path):
 
 
 INSTALL = ["-m venv .venv", "-m pip install --editable .[test]"]
+INSTALL_NBGRADER = ["-m pip install --editable .[assignments]"]
 RUNS = {"tutorial": ["-m prosutils tutorial"],
         "test": ["-m pytest tests", "-m pytest --nbval-lax --nbval-current-env notebooks"],
-        "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"]}
+        "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"],
+        "assignments": ["assignments/course.py release"],
+        "grade": ["assignments/course.py grade"]}
+INSTALLS = {target: INSTALL + INSTALL_NBGRADER * (target in ("test", "assignments", "grade")) for target in RUNS}
 
 
 @pytest.mark.parametrize("target", RUNS)
 def test_targets_build_the_environment_once(checkout, target):
-    assert checkout("make", target)[:2] == (0, INSTALL + RUNS[target])
+    assert checkout("make", target)[:2] == (0, INSTALLS[target] + RUNS[target])
     assert checkout("make", "-j1", target)[:2] == (0, RUNS[target])
 
 
@@ -142,7 +148,7 @@ def test_failing_tests_fail_the_command(checkout, command, fails):
 
 
 def test_ci_runs_the_tests(checkout):
-    assert checkout("bash", ".ci/run")[1] == INSTALL + RUNS["test"]
+    assert checkout("bash", ".ci/run")[1] == INSTALLS["test"] + RUNS["test"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

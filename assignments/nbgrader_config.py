@@ -1,0 +1,38 @@
+"""Settings of the course: `nbgrader` reads them when it is called in this folder."""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+# nbgrader calls the program `alembic`, which lies beside Python: an environment need not be activated for it.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor  # noqa: E402
+from nbgrader.preprocessors import (AssignLatePenalties, CheckCellMetadata, ClearOutput, DeduplicateIds,  # noqa: E402
+                                    GetGrades, IgnorePattern, LimitOutput, OverwriteCells, OverwriteKernelspec,
+                                    SaveAutoGrades)
+
+from protection import ExecuteInTime, HideTests, NotebookReader, RestoreCells, TakeTestsAway  # noqa: E402
+
+c = get_config()  # noqa: F821  (nbgrader provides it)
+
+c.CourseDirectory.course_id = "pros"
+c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError('not solved yet')"}
+
+c.Execute.timeout = 30                       # seconds for a cell: no cell of a right solution takes ten
+c.ExecuteInTime.limit = 90                   # seconds for a notebook, even where a loop cannot be interrupted
+c.Execute.raise_on_iopub_timeout = False     # such a loop costs the cells after it, not the whole submission
+c.Execute.extra_arguments = [
+    "--HistoryManager.hist_file=:memory:",
+    "--InteractiveShell.xmode=Minimal",      # a failed test shows its message, not the lines of the test
+    f"--IPKernelApp.exec_lines=__import__('runpy').run_path({str(HERE / 'fence.py')!r})",
+]
+
+# nbgrader's own steps, and between them those of protection.py.
+c.Autograde.exporter_class = NotebookReader
+c.Autograde.sanitize_preprocessors = [ClearOutput, DeduplicateIds, OverwriteKernelspec, RestoreCells, OverwriteCells,
+                                      CheckCellMetadata]
+c.Autograde.autograde_preprocessors = [TakeTestsAway, ExecuteInTime, IgnorePattern, LimitOutput, SaveAutoGrades,
+                                       AssignLatePenalties, CheckCellMetadata]
+c.GenerateFeedback.preprocessors = [GetGrades, HideTests, CSSHTMLHeaderPreprocessor]
