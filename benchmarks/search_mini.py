@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from prosutils import load_preset
+from prosutils.baselines import METHODS
 from prosutils.config import parse_settings
 from prosutils.experiment import prepare, write_table
 from prosutils.training import build_model, mean_average_precision, train
@@ -24,7 +25,8 @@ TRIAL = ["method", "settings", "unseen_domain", "seed"]
 
 def measure(method, settings, unseen_domain, seed):
     """Train one trial and measure it: a row of the table."""
-    run = prepare(load_preset("mini", unseen_domain=unseen_domain, seed=seed, **parse_settings(settings)), progress=False)
+    config = load_preset("mini", unseen_domain=unseen_domain, seed=seed, **parse_settings(settings))
+    run = prepare(config, progress=False)
     split, data = run.split, run.data
     model, start = build_model(method, run.clip, split, run.config), time.time()
     history = train(model, split, progress=False) if model.stages else pd.DataFrame(columns=["loss", "images"])
@@ -32,13 +34,13 @@ def measure(method, settings, unseen_domain, seed):
     query = data.rows([unseen_domain], split.val_classes)
     return dict(val=mean_average_precision(model, data, query, split.val_gallery),
                 val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
-                loss=history.loss.iloc[-1] if len(history) else None,
-                images=history.images.iloc[-1] if len(history) else 0, seconds=seconds)
+                loss=history.loss.iloc[-1].item() if len(history) else None,
+                images=history.images.iloc[-1].item() if len(history) else 0, seconds=seconds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", help="pros, heads, vpt or zero-shot")
+    parser.add_argument("method", choices=METHODS)
     parser.add_argument("settings", nargs="*", help="NAME=VALUE, as for `prosutils train --set`")
     parser.add_argument("--unseen-domain", default="pixel")
     parser.add_argument("--seed", type=int, default=0)

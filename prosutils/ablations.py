@@ -5,7 +5,7 @@ from .pros import ProS
 
 
 class NoMask(ProS):
-    """Stage 2 without the reverse mask: the simulator sees an image's own units while training, as no test image can."""
+    """Stage 2 without the reverse mask: while training the simulator sees an image's own units, as no test image can."""
     method = "ProS, no mask"
 
     def training_features(self, images, class_index, domain_index, stage):

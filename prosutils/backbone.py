@@ -107,8 +107,8 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
 class PromptableCLIP(nn.Module):
     """A CLIP whose image tower takes prompt tokens between the class token and the patches.
 
-    Attributes: `model` (open_clip's CLIP), `tokenizer`, `image_size` and `patch_size` (pixels), `mean`, `std` (of the pixels in
-    [0, 1]), `width` (W, of the image tower), `text_width`, `dim` (D, of the joint space), `name`.
+    Attributes: `model` (open_clip's CLIP), `tokenizer`, `image_size` and `patch_size` (pixels), `mean`, `std` (of the
+    pixels in [0, 1]), `width` (W, of the image tower), `text_width`, `dim` (D, of the joint space), `name`.
     """
 
     def __init__(self, model, tokenizer, mean, std, name):
@@ -190,7 +190,8 @@ def _load_mini(path):
             state = {key: file.get_tensor(key).float() for key in file.keys()}
         model.load_state_dict(state)
     except FileNotFoundError:
-        raise UserError(f"There are no mini-CLIP weights at {path}. data_scripts/pretrain_miniclip.py makes them.") from None
+        raise UserError(f"There are no mini-CLIP weights at {path}. data_scripts/pretrain_miniclip.py makes "
+                        "them.") from None
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} does not hold mini-CLIP weights: {str(error)[:300]}") from None
     return PromptableCLIP(model, MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")

@@ -1,4 +1,4 @@
-"""`python -m prosutils draw | train | evaluate | embed | search | tutorial`: the presets without a notebook."""
+"""`python -m prosutils draw | train | evaluate | embed | search | ablate | tutorial`: the presets without a notebook."""
 import argparse
 import os
 import sys
@@ -15,6 +15,7 @@ from .config import PRESETS, UserError, load_preset, parse_settings, setting_nam
 from .domains import ImageDomains, Images, inverted_domains, load_image, usual_gallery
 from .evaluation import embed, model_transform, rank
 from .experiment import add_results, prepare, write_table
+from .grid import GRIDS, markdown, run_grid
 from .training import load_checkpoint
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
@@ -147,6 +148,17 @@ def search(args):
         print(f"{place:3d}  {score:.3f}  {data.classes[data.class_index[row]]:20s} {data.paths[row]}")
 
 
+def ablate(args):
+    """Measure grids of baselines, ablations and switches over held-out domains and seeds; goes on where it stopped."""
+    domains = args.domains or [d for d in pictonet.PICTONET_DOMAINS if d != pictonet.GALLERY_DOMAIN]
+    table = run_grid(args.grids, args.preset, domains, args.seeds, args.table, args.artifacts, args.jobs,
+                     parse_settings(args.set), args.data, args.cases)
+    for grid in args.grids:
+        rows = table[table.case.isin(GRIDS[grid]) & (table.preset == args.preset)]
+        print(f"\n{grid}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds\n{markdown(rows)}")
+    print(f"Written to {args.table}")
+
+
 def tutorial(args):
     """The main job: lay out PictoNet, train both stages, measure, draw, and say how to go on."""
     run = prepare(load_preset("mini"), artifacts=args.artifacts)
@@ -209,6 +221,18 @@ def parser():
     query.add_argument("--words", help="query in words")
     searching.add_argument("--gallery-domain", help="domain that is ranked")
     searching.add_argument("-k", type=int, default=10, help="answers (default 10)")
+
+    ablation = command(ablate)
+    ablation.add_argument("grids", nargs="+", metavar="GRID", help=", ".join(GRIDS))
+    ablation.add_argument("--preset", default="mini", help=", ".join(PRESETS))
+    ablation.add_argument("--cases", nargs="+", help="only these rows of the grids, for example ProS \"Heads only\"")
+    ablation.add_argument("--domains", nargs="+", help="held-out domains (default: PictoNet's five)")
+    ablation.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    ablation.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    ablation.add_argument("--table", type=Path, default=Path("artifacts/grid.csv"))
+    ablation.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    ablation.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
+    ablation.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings for all runs, as for train")
 
     command(tutorial).add_argument("--artifacts", type=Path, default=Path("artifacts"))
     return top

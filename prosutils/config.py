@@ -74,7 +74,6 @@ class Config:
     pixels: int = 224                     # side of the pictures that PictoNet is laid out in
     context_tokens: int = 16              # L, learned text tokens
     simulator_layers: int = 2
-    simulator_patches: Literal["own", "clip"] = "own"     # what the simulator reads: own 32 x 32 patches (paper) or CLIP's
     stage1_dropout: float = 0.5           # on the whole token sequence of stage 1
     temperature: float = 0.07             # of the training loss
     training_classes: Literal["train", "train+val"] = "train"   # "train": the epoch is chosen on validation classes
@@ -100,7 +99,7 @@ PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAP
 PRESETS = {
     # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: benchmarks/search_mini.py.
     "mini": Config("mini", "pictonet", backbone="mini", pretrained=None, gallery_domain="emoji", unseen_domain="sketch",
-                   pixels=64, context_tokens=4, workers=0,
+                   pixels=64, context_tokens=4, simulator_layers=1, workers=0,
                    stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
                    stage2=Stage(epochs=6, batch_size=50, lr=3e-3, lr_simulator=1e-3, lr_heads=1e-2, decay_epochs=12,
                                 patience=6)),

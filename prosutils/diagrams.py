@@ -274,7 +274,7 @@ def simulator(ax, sample, classes, own):
     racks(ax, classes, own, "others" if own else "all")
     patches(ax, sample, 3.92, LOWER, range(16, 19))
     flow(ax, (5.44, 1.22), (5.44, LOWER + 0.17), (4.83, LOWER + 0.17))
-    box(ax, 0.60, 1.4, 4.2, 0.36, "simulator (2 layers)", trains)
+    box(ax, 0.60, 1.4, 4.2, 0.36, "simulator (transformer)", trains)
     for x in (0.71, 0.96, 1.81, 3.04, 4.28):
         flow(ax, (x, LOWER + 0.34), (x, 1.39))
     for x in (0.71, 0.96):

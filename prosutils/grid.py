@@ -47,22 +47,23 @@ SWITCHES = {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
 GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES}
 
 
-def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None):
-    """Measure every case of the grids `names` that is not in `table` yet; returns the whole table.
+def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None):
+    """Measure every case of the grids `names` (or those named in `cases`) that is not in `table` yet; returns the table.
 
     preset: its name; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
     jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
     measured, so that an interrupted grid goes on where it stopped. Trained models are not kept.
     """
-    wanted = [(name, domain, seed) for seed in seeds for domain in domains for grid in names for name in grid_of(grid)
+    chosen = choose(names, cases)
+    wanted = [(name, domain, seed) for seed in seeds for domain in domains for name in chosen
               if seed == seeds[0] or METHODS[find_case(name).method].stages]   # nothing is random in zero-shot
-    wanted = list(dict.fromkeys(wanted))
     done = measured_cases(table, preset)
     left = [case for case in wanted if case not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" runs")
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        runs = {pool.submit(measure, preset, *case, settings or {}, Path(artifacts) / "grid", data): case for case in left}
+        runs = {pool.submit(measure, preset, *case, settings or {}, Path(artifacts) / "grid", data): case
+                for case in left}
         try:
             for run in as_completed(runs):
                 add_rows(run.result(), table)
@@ -75,10 +76,13 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     return pd.read_csv(table)
 
 
-def grid_of(name):
-    if name not in GRIDS:
-        raise UserError(f"Unknown grid {name!r}. Known: {', '.join(GRIDS)}.")
-    return GRIDS[name]
+def choose(grids, cases=None):
+    """Names of the cases of some grids, all or those named, each once. UserError for unknown names."""
+    for kind, names, known in (("grid", grids, GRIDS), ("case", cases or [], {c for g in GRIDS.values() for c in g})):
+        unknown = [repr(name) for name in names if name not in known]
+        if unknown:
+            raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+    return list(dict.fromkeys(name for grid in grids for name in GRIDS[grid] if not cases or name in cases))
 
 
 def find_case(name):

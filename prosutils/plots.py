@@ -15,11 +15,12 @@ from .config import UserError
 from .diagrams import mask_matrix, split_map, token_sequence
 from .domains import Images, inverted_domains
 from .evaluation import embed, model_transform, neighbour_purity, query_metrics, rank, switch_options
+from .grid import summary
 from .pictures import (FAINT, FLAME, INK, STYLE, WIDTH, NotebookFigure, benchmark_banner, compare_ranks,
-                       contact_sheet, domain_colours, rank_strips, short, show_images, styled, thumbnail)
+                       contact_sheet, domain_colours, emphasis, rank_strips, short, show_images, styled, thumbnail)
 
 __all__ = ["STYLE", "benchmark_banner", "compare_ranks", "contact_sheet", "domain_colours", "feature_map",
-           "feature_maps", "mask_matrix", "rank_strips", "results_bars", "save", "show_images",
+           "feature_maps", "mask_matrix", "rank_strips", "results_bars", "results_dots", "save", "show_images",
            "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
            "umap_points", "unit_map"]
 
@@ -249,6 +250,32 @@ def results_bars(results, metric="mAP@200", chance=None):
     handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1]))
     names = [*methods, *(["chance"] if chance is not None else [])]
     figure.legend([handles[x] for x in names], names, loc="outside lower center", ncols=len(names))
+    return figure
+
+
+@styled
+def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+    """Every run as a dot and the mean of the seeds as a line: one panel per held-out domain, one row per method.
+
+    table: rows of a grid (`prosutils.grid`). Methods are in the order of their mean over the domains.
+    """
+    mean = summary(table, protocol, gallery, metric)[0]
+    rows = table[(table.protocol == protocol) & (table.gallery == gallery)]
+    domains, methods = [name for name in mean.columns if name != "mean"], list(mean.index)
+    figure = NotebookFigure(figsize=(WIDTH, 0.9 + 0.24 * len(methods)), layout="constrained")
+    axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]
+    colours = {name: METHOD_COLOURS.get(name, FLAME if name.startswith("ProS") else BLUE) for name in methods}
+    for ax, domain in zip(axes, domains):
+        here = rows[rows.unseen_domain == domain]
+        seaborn.stripplot(here, x=metric, y="method", order=methods, hue="method", palette=colours, size=4, alpha=0.8,
+                          jitter=False, legend=False, ax=ax)
+        place = np.arange(len(methods))
+        ax.vlines(mean.loc[methods, domain], place - 0.32, place + 0.32, INK, lw=1.2)
+        if "Zero-shot CLIP" in methods:
+            ax.axvline(mean.loc["Zero-shot CLIP", domain], color=FAINT, lw=1, zorder=0)
+        ax.set(title=domain, ylabel="", xlabel=metric)
+    for label in axes[0].get_yticklabels():
+        label.set(**emphasis(label.get_text()))
     return figure
 
 

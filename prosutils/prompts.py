@@ -42,8 +42,8 @@ class LearnedContext(nn.Module):
         for caption in texts:
             needed = len(tokenizer.encode(caption)) + 2
             if needed > room:
-                raise UserError(f"The caption {caption!r} has {needed} tokens, the text tower takes {room}. Use shorter "
-                                "class names or a smaller context_tokens.")
+                raise UserError(f"The caption {caption!r} has {needed} tokens, the text tower takes {room}. "
+                                "Use shorter class names or a smaller context_tokens.")
 
     def forward(self):
         embeddings = self.embeddings.clone()

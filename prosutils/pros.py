@@ -23,7 +23,8 @@ class TunedCLIP(nn.Module):
     def __init__(self, clip, classes, domains, config):
         super().__init__()
         if len(set(classes)) < 2 or not domains:
-            raise UserError(f"Training needs two classes and one domain at least; got {len(set(classes))} and {len(domains)}.")
+            raise UserError(f"Training needs two classes and one domain at least; got {len(set(classes))} and "
+                            f"{len(domains)}.")
         self.clip = copy.deepcopy(clip).requires_grad_(False)
         self.classes, self.domains, self.config = tuple(classes), tuple(domains), config
         self.read_out = 0 if config.switches.read_out == "paper" else 1
@@ -40,7 +41,7 @@ class TunedCLIP(nn.Module):
         """Adds the subclass's own parameters; the random generator is seeded."""
 
     def trainable(self, stage):
-        """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; groups have their own learning rates."""
+        """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; each group has its learning rate."""
         raise NotImplementedError
 
     def heads(self):
@@ -92,8 +93,8 @@ class TunedCLIP(nn.Module):
     def tuned_state(self):
         """{name: tensor} of everything that any stage trains: what a checkpoint has to hold beside the backbone."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
-        tuned = {names[id(p)]: p.detach() for stage in self.stages for group in self.trainable(stage).values() for p in group}
-        return dict(sorted(tuned.items()))
+        parameters = [p for stage in self.stages for group in self.trainable(stage).values() for p in group]
+        return dict(sorted((names[id(p)], p.detach()) for p in {id(p): p for p in parameters}.values()))
 
 
 class ProS(TunedCLIP):

@@ -117,7 +117,7 @@ class TrainingRun:
         return dict(loss=(total[0] / total[2]).item(), accuracy=(total[1] / total[2]).item(), images=self.images)
 
     def validate(self):
-        """mAP@200 on validation classes (paper) or on the test queries (released); keeps the best epoch's parameters."""
+        """mAP@200 on validation classes (paper) or on the test queries (released); keeps the best epoch's state."""
         split, on_test = self.split, self.config.switches.selection == "released"
         query, gallery = (split.query, split.gallery) if on_test else (split.val_query, split.val_gallery)
         if not len(query):
@@ -214,7 +214,8 @@ def save_checkpoint(model, path, training=None):
         torch.save(dict(identity=identity(model), state=model.tuned_state(), training=training), part)
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder or free some space.") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder or free some "
+                        "space.") from None
 
 
 def read_checkpoint(path):
@@ -251,7 +252,8 @@ def load_checkpoint(path, clip=None):
 
 def config_from_dict(values):
     """The Config that `dataclasses.asdict` took apart."""
-    nested = dict(stage1=Stage(**values["stage1"]), stage2=Stage(**values["stage2"]), switches=Switches(**values["switches"]))
+    nested = dict(stage1=Stage(**values["stage1"]), stage2=Stage(**values["stage2"]),
+                  switches=Switches(**values["switches"]))
     return Config(**(values | nested))
 
 

@@ -40,7 +40,8 @@ def test_read_out_picks_the_token(mini):
     tokens = torch.cat([class_token, prompts, mini.patches(images)], 1)
     every = visual.ln_post(visual.transformer(visual.ln_pre(tokens))) @ visual.proj
     for position in (0, 1, 2):
-        torch.testing.assert_close(mini.encode_image(images, prompts, position), every[:, position], atol=1e-5, rtol=1e-5)
+        found = mini.encode_image(images, prompts, position)
+        torch.testing.assert_close(found, every[:, position], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def test_numbers_trained_at_the_papers_size():
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_every_trained_parameter_and_no_other_gets_a_gradient(name, clip, batch):
-    dead = {"simulator.body.class_embedding", "simulator.body.proj"}         # the released code counts them all the same
+    dead = {"simulator.body.class_embedding", "simulator.body.proj"}     # the released code counts them all the same
     for stage in METHODS[name].stages:
         model = build(name, clip)
         model.set_stage(stage)
@@ -143,7 +143,8 @@ def test_one_kind_of_unit_is_all_there_is(name, kind, clip, batch):
     other = model.units.domain if kind == "semantic" else model.units.semantic
     with torch.no_grad():
         other += torch.randn_like(other)            # not a constant: layer norm takes that away
-    torch.testing.assert_close((model.encode_image(images), model.encode_with_units(images, batch[1], batch[2])), before)
+    after = model.encode_image(images), model.encode_with_units(images, batch[1], batch[2])
+    torch.testing.assert_close(after, before)
     with torch.no_grad():
         getattr(model.units, kind).mul_(-1)
     assert not torch.allclose(model.encode_image(images), before[0], atol=1e-4)

@@ -102,7 +102,8 @@ def trained_names(model, stage):
 
 def test_what_trains_in_which_stage(clip):
     model = pros(clip)
-    assert trained_names(model, 1) == {"units.domain", "units.semantic", "context.vectors", "clip.model.text_projection"}
+    assert trained_names(model, 1) == {
+        "units.domain", "units.semantic", "context.vectors", "clip.model.text_projection"}
     stage2 = trained_names(model, 2)
     assert {name for name in stage2 if not name.startswith("simulator.")} == {
         "context.vectors", "clip.model.text_projection", "clip.model.visual.proj", "clip.model.visual.class_embedding"}
@@ -111,7 +112,7 @@ def test_what_trains_in_which_stage(clip):
 
 
 def test_gradients_reach_what_trains_and_nothing_else(clip, batch):
-    dead = {"simulator.body.class_embedding", "simulator.body.proj"}         # the released code counts them all the same
+    dead = {"simulator.body.class_embedding", "simulator.body.proj"}     # the released code counts them all the same
     for stage in (1, 2):
         model = pros(clip)
         names = trained_names(model, stage)

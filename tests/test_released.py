@@ -166,7 +166,8 @@ def test_checkpoint_of_other_classes_or_domains_is_refused_by_name(state, tmp_pa
 
 
 def test_missing_and_surplus_tensors_are_named(state, tmp_path):
-    other = {name: tensor for name, tensor in state.items() if name != "generator_proj"} | {"head.weight": torch.ones(2)}
+    other = {name: tensor for name, tensor in state.items() if name != "generator_proj"}
+    other["head.weight"] = torch.ones(2)
     with pytest.raises(UserError, match=r"missing: generator_proj. surplus: head.weight"):
         load_released_checkpoint(write(tmp_path / "best.pth", other), CLASSES, DOMAINS)
 

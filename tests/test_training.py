@@ -1,4 +1,4 @@
-"""The training loop: it learns, repeats, resumes and validates on the right classes; checkpoints are safe and checked."""
+"""The training loop: it learns, repeats, resumes, validates on the right classes; checkpoints are safe and checked."""
 import dataclasses
 
 import pandas as pd
@@ -149,7 +149,8 @@ def test_resume_into_another_run_says_what_differs(run, clip, split):
         train(other, split, run[2], resume=True, progress=False)
 
 
-@pytest.mark.parametrize("content, words", [(None, "no checkpoint"), (b"nonsense", "not a checkpoint"), (b"", "not a checkpoint")])
+@pytest.mark.parametrize("content, words", [
+    (None, "no checkpoint"), (b"nonsense", "not a checkpoint"), (b"", "not a checkpoint")])
 def test_broken_checkpoints_are_refused(tmp_path, content, words):
     path = tmp_path / "model.pt"
     if content is not None:

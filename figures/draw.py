@@ -1,0 +1,68 @@
+"""Draws the README's figures anew: python figures/draw.py [banner] [sheet] [results]
+
+banner.png: a sketch and what it retrieves before and after training (takes the ProS of `make tutorial`, or trains it).
+pictonet_sheet.png: the benchmark. results_pictonet.png: the runs of results_pictonet.csv.
+"""
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from prosutils import load_preset, pictonet, plots, rank
+from prosutils.domains import ImageDomains
+from prosutils.evaluation import query_metrics
+from prosutils.experiment import prepare
+
+HERE = Path(__file__).parent
+
+
+def banner(artifacts):
+    """One sketch before and after training: not the one that gains most, but a typical one of those that gain."""
+    run = prepare(load_preset("mini"), artifacts=artifacts)
+    split, data = run.split, run.data
+    labels, gallery_labels = data.class_index[split.query], data.class_index[split.gallery]
+    precision, ranked = {}, {}
+    for method in ("zero-shot", "pros"):
+        model = run.fit(method)[0]
+        query, gallery = (plots.embed_rows(model, data, rows) for rows in (split.query, split.gallery))
+        precision[method] = query_metrics(query, labels, gallery, gallery_labels, ap_norm="relevant")["AP@200"]
+        ranked[model.method] = split.gallery[rank(query, gallery, k=8)[1]]
+    gain = precision["pros"] - precision["zero-shot"]
+    typical = gain[gain > 0].mean()
+    shown = int((gain - typical).abs().argmin())
+    row = int(split.query[shown])
+    large = ImageDomains.from_folder(pictonet.lay_out(pictonet.default_folder(224), 224))
+    before, after = precision["zero-shot"].mean(), precision["pros"].mean()
+    subtitle = (f"A sketch asks, emoji answer; neither sketches nor this class were trained on. "
+                f"All {len(gain)} sketches: mAP@200 {before:.3f} before, {after:.3f} after training.")
+    figure = plots.benchmark_banner(large, row, {name: rows[shown] for name, rows in ranked.items()}, subtitle=subtitle)
+    plots.save(figure, HERE / "banner.png")
+
+
+def sheet(artifacts):
+    """Two dozen classes of the benchmark in all domains."""
+    pictonet.contact_sheet().save(HERE / "pictonet_sheet.png", optimize=True)
+
+
+def results(artifacts):
+    """Every run of the table of baselines."""
+    plots.save(plots.results_dots(pd.read_csv(HERE / "results_pictonet.csv")), HERE / "results_pictonet.png")
+
+
+FIGURES = {"banner": banner, "sheet": sheet, "results": results}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="banner, sheet, results (default: all)")
+    parser.add_argument("--artifacts", type=Path, default=HERE.parent / "artifacts")
+    args = parser.parse_args()
+    for name in args.figures or FIGURES:
+        if name not in FIGURES:
+            parser.error(f"unknown figure {name}; known: {', '.join(FIGURES)}")
+        FIGURES[name](args.artifacts)
+        print(f"Drawn: {name}")
+
+
+if __name__ == "__main__":
+    main()
