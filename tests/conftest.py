@@ -1,5 +1,10 @@
-"""What the tests share: a tiny `domain/class/image` folder of drawings and a model that learns nothing."""
+"""What the tests share: a tiny `domain/class/image` folder of drawings, a model that learns nothing, and the notebooks'
+exercises."""
+import json
 import random
+import re
+from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +13,8 @@ from PIL import Image, ImageDraw
 from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
 
+#: The notebooks with exercises.
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0[1-5]_*.ipynb"))
 TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
 TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
 
@@ -86,3 +93,23 @@ class ToyModel(torch.nn.Module):
 @pytest.fixture
 def toy_model():
     return ToyModel()
+
+
+#: An exercise as it stands in a notebook: the stub's cell, its tags, the same cell with the answer, the lines of the
+#: notebook's first code cell.
+NotebookExercise = namedtuple("NotebookExercise", "name stub tags solved imports")
+
+
+def notebook_exercises(path):
+    """The exercises of a notebook, from top to bottom."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    imports = next(source for cell, source in zip(cells, sources) if cell["cell_type"] == "code").splitlines()
+    found = []
+    for cell, stub, hints in zip(cells, sources, sources[1:]):
+        if stub.startswith("%%exercise "):
+            name = stub.splitlines()[0].split()[1]
+            answer, = re.findall(r"<summary>Answer</summary>\n\n```python\n(.*?)\n```", hints, re.DOTALL)
+            solved = f"%%exercise {name}\n{answer}"
+            found.append(NotebookExercise(name, stub, cell["metadata"].get("tags"), solved, imports))
+    return found

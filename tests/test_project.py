@@ -21,8 +21,8 @@ PROJECT = PYPROJECT["project"]
 TARGETS = ("help", "tutorial", "test", "lab", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them.
 ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator", "pros", "ablations",
-         "baselines", "evaluation", "training", "released", "experiment", "grid", "pictures", "diagrams", "plots",
-         "widgets", "cli", "__main__")
+         "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises", "training", "released",
+         "experiment", "grid", "pictures", "diagrams", "plots", "widgets", "cli", "__main__")
 MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
 
 

@@ -1,0 +1,342 @@
+"""The exercises: what a learner is told for a wrong answer, a broken one, a right one, and none."""
+import inspect
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from IPython.core.interactiveshell import InteractiveShell
+
+from conftest import NOTEBOOKS, notebook_exercises
+from prosutils import exercises, load_clip
+from prosutils.config import UserError
+from prosutils.domains import BalancedSampler, ImageDomains
+from prosutils.simulator import PromptSimulator
+from prosutils.tasks_measuring import EXERCISES
+
+IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exercises(path)]
+
+#: Exercise, a wrong answer (its body), words that the learner reads.
+WRONG = [
+    ("query_rows", "return ((domain_index == held_out) | torch.isin(class_index, unseen)).nonzero().flatten()",
+     "OR of an"),
+    ("query_rows", "return torch.where(domain_index == held_out)[0]", "queries of UdCDR"),
+    ("query_rows", "return torch.where(torch.isin(class_index, unseen))[0]", "whatever its domain"),
+    ("query_rows", "return torch.where((domain_index != held_out) & torch.isin(class_index, unseen))[0]", "is UcCDR"),
+    ("query_rows", "return (domain_index == held_out) * torch.isin(class_index, unseen)", "mask with True or False"),
+    ("query_rows", "return ((domain_index == held_out) & torch.isin(class_index, unseen)).nonzero()", "column"),
+    ("keep_out", "return order[:int(len(order) * fraction)]", "rounded the kept-out part down, so a class"),
+    ("keep_out", "k = int(len(order) * fraction)\nreturn order[:k] if k else order[:1]", "took at least one"),
+    ("keep_out", "return order[:int(0.5 + len(order) * fraction)]", "nearest number"),
+    ("keep_out", "return order[-int((1 - fraction) * len(order)):]", "part that trains"),
+    ("keep_out", "return order[int((1 - fraction) * len(order)):]", "from the end"),
+    ("keep_out", "return order.sort()[0][:len(order) - int((1 - fraction) * len(order))]", "sorted"),
+    ("balanced_batch", "return order[:len(set(domain_index.tolist())) * per_domain]", "plain shuffle"),
+    ("balanced_batch", "return torch.cat([torch.where(domain_index == i)[0][:per_domain]\n"
+                       "                  for i in sorted(set(domain_index.tolist()))])",
+     "every batch would be the same"),
+    ("balanced_batch", "return torch.cat([torch.where(domain_index[order] == i)[0][:per_domain]\n"
+                       "                  for i in sorted(set(domain_index.tolist()))])", "places in `order`"),
+    ("balanced_batch", "return torch.cat([order[domain_index == i][:per_domain]\n"
+                       "                  for i in sorted(set(domain_index.tolist()))])", "another order"),
+    ("balanced_batch", "return torch.stack([order[domain_index[order] == i][:per_domain]\n"
+                       "                    for i in sorted(set(domain_index.tolist()))])", "one line for each domain"),
+    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1) + positions[0]\n"
+                        "return torch.cat([first, prompts + positions[1:3], patches + positions[1:]], 1)",
+     "`positions[1:3]`. Compare"),
+    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1)\n"
+                        "return torch.cat([torch.cat([first, prompts], 1) + positions[0], patches + positions[1:]], 1)",
+     "the class token's positional embedding"),
+    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1)\n"
+                        "x = torch.cat([first, patches], 1) + positions\n"
+                        "return torch.cat([prompts, x], 1)", "before the class token"),
+    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1)\n"
+                        "return torch.cat([torch.cat([first, patches], 1) + positions, prompts], 1)",
+     "behind the patches"),
+    ("stage1_sequence", "return torch.cat([class_token.repeat(len(patches), 1, 1), prompts, patches], 1)",
+     "Nothing in your"),
+    ("stage1_sequence", "return torch.cat([prompts, patches + positions[1:]], 1)", "class token is missing"),
+    ("own_units", "return torch.stack([class_units[class_index], domain_units[domain_index]], 1)", "wrong order"),
+    ("own_units", "keep = torch.zeros(len(domain_index), len(domain_units) + len(class_units), 1)\n"
+                  "for b, (d, y) in enumerate(zip(domain_index, class_index)):\n"
+                  "    keep[b, d] = keep[b, len(domain_units) + y] = 1\n"
+                  "return keep * torch.cat([domain_units, class_units])", "A zero is still a token"),
+    ("own_units", "return torch.hstack([domain_units[domain_index], class_units[class_index]])", "end to end"),
+    ("own_units", "return torch.stack([domain_units[domain_index], class_units[class_index]])",
+     "axis is the kind of unit"),
+    ("class_loss", "return F.cross_entropy(features @ texts.T / temperature, class_index)", "long vectors win"),
+    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2)\n"
+                   "return F.cross_entropy(c, class_index)", "temperature is missing"),
+    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2)\n"
+                   "return F.cross_entropy(temperature * c, class_index)", "Divide"),
+    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2) / temperature\n"
+                   "return F.cross_entropy(c, class_index) * len(c)", "sum over the batch"),
+    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2) / temperature\n"
+                   "return F.cross_entropy(F.softmax(c, 1), class_index)", "softmax before"),
+    ("class_loss", "return F.cross_entropy(F.normalize(features) @ texts.T / temperature, class_index)",
+     "not the texts"),
+    ("reverse_mask", "u = torch.zeros(len(domain_index), len(domain_units) + len(class_units), domain_units.shape[1])\n"
+                     "for b, (d, y) in enumerate(zip(domain_index, class_index)):\n"
+                     "    u[b, d], u[b, len(domain_units) + y] = domain_units[d], class_units[y]\n"
+                     "return u", "stage 1's mask"),
+    ("reverse_mask", "return torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)",
+     "no unit to zero"),
+    ("reverse_mask", "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
+                     "u[range(len(u)), domain_index] = 0\nreturn u", "class's unit is still there"),
+    ("reverse_mask", "P, S = domain_units.clone(), class_units.clone()\nP[domain_index] = 0\nS[class_index] = 0\n"
+                     "return torch.cat([P, S]).repeat(len(domain_index), 1, 1)", "as soon as one picture"),
+    ("reverse_mask", "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
+                     "u[range(len(u)), domain_index] = 0\nu[range(len(u)), class_index] = 0\nreturn u", "used row y"),
+    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
+                        "return torch.cat([t, units + positions[0], patches + positions[1:]], 1)",
+     "units got positional"),
+    ("simulator_input", "return torch.cat([templates.repeat(len(units), 1, 1), units, patches], 1)",
+     "Theirs is `positions[1:]`"),
+    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
+                        "return torch.cat([t, units, patches + positions[:patches.shape[1]]], 1)", "shifted"),
+    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
+                        "return torch.cat([units, patches + positions[1:], t], 1)", "come last"),
+    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
+                        "return torch.cat([t, patches + positions[1:], units], 1)", "before the units"),
+    ("read_out", "return norm(tokens)[:, -2:] @ project", "last two positions"),
+    ("read_out", "return norm(tokens)[:, 1:3] @ project", "no class token"),
+    ("read_out", "return tokens[:, :2] @ project", "norm is missing"),
+    ("read_out", "return norm(tokens[:, :2])", "matrix is missing"),
+    ("read_out", "return norm(tokens @ project)[:, :2]", "before the layer norm"),
+    ("read_out", "return F.linear(norm(tokens[:, :2]), project)", "transposed"),
+    ("rank_by_cosine", "return (query @ gallery.T).topk(k, 1).indices", "plain product"),
+    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).argsort(1)[:, :k]",
+     "begins with the worst"),
+    ("rank_by_cosine", "return torch.cdist(query, gallery).argsort(1)[:, :k]", "distance"),
+    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[0]", "return the cosines"),
+    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[1].T", "lies on its side"),
+    ("average_precision", "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
+                          "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / max(1, len(ranks))",
+     "released code"),
+    ("average_precision", "ranks = torch.where(hits[:k])[0] + 1\n"
+                          "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / max(1, int(hits.sum()))",
+     "all relevant pictures"),
+    ("average_precision", "ranks = torch.where(hits[:k])[0] + 1\n"
+                          "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / k", "divided by k"),
+    ("average_precision", "return hits[:k].float().mean().item()", "precision at k"),
+    ("average_precision", "p = hits[:k].cumsum(0) / torch.arange(1, len(hits[:k]) + 1)\n"
+                          "return p[hits[:k]].sum() / hits.sum().clamp(max=k)", "should score 0"),
+    ("bootstrap_interval", "return np.percentile((ours - theirs)[drawn], [2.5, 97.5])", "single differences"),
+    ("bootstrap_interval", "return np.quantile((theirs - ours)[drawn].mean(1), [0.025, 0.975])", "wrong way round"),
+    ("bootstrap_interval", "a, b = (np.quantile(x[drawn].mean(1), [0.025, 0.975]) for x in (ours, theirs))\n"
+                           "return a - b", "Pair first"),
+    ("bootstrap_interval", "return np.quantile((ours - theirs)[drawn].mean(1), [0.05, 0.95])", "90 %"),
+    ("nearest_purity", "x = F.normalize(features)\nn = (x @ x.T).topk(k).indices\n"
+                       "return (labels[n] == labels[:, None]).float().mean().item()", "counts itself"),
+    ("nearest_purity", "x = F.normalize(features)\nn = (x @ x.T).topk(k + 1).indices\n"
+                       "return (labels[n] == labels[:, None]).float().mean().item()", "k + 1 pictures"),
+    ("nearest_purity", "c = features @ features.T\nc.fill_diagonal_(-1e9)\n"
+                       "return (labels[c.topk(k).indices] == labels[:, None]).float().mean().item()", "plain product"),
+    ("nearest_purity", "c = torch.cdist(features, features)\nc.fill_diagonal_(1e9)\n"
+                       "n = c.topk(k, largest=False).indices\n"
+                       "return (labels[n] == labels[:, None]).float().mean().item()", "distance"),
+    ("purity_by_chance", "return 1 / len(set(labels.tolist()))", "divided 1 by"),
+    ("purity_by_chance", "return (torch.bincount(labels) / len(labels)).square().sum()", "among its own neighbours"),
+    ("purity_by_chance", "return torch.bincount(labels).max() / len(labels)", "largest group"),
+    ("purity_by_chance", "n = torch.bincount(labels)\nreturn ((n[labels] - 1) / len(labels)).mean()", "not below"),
+]
+
+#: Exercise, a whole cell that is broken, words that the learner reads.
+BROKEN = {
+    "syntax error": ("own_units", "def own_units(domain_units, class_units, domain_index, class_index)\n    return 1",
+                     "Line 2 is not valid Python (expected ':'): `def own_units("),
+    "exception in the cell": ("own_units", "import torch\ntorch.nothing",
+     "Line 3 stops with an AttributeError: `torch.nothing`"),
+    "no function": ("own_units", "x = 1", "defines no function `own_units`: keep its first line"),
+    "no function but a value": ("own_units", "own_units = 3", "is an int, not a function"),
+    "other arguments": ("read_out", "def read_out(tokens):\n    return tokens", "cannot be called"),
+    "exception": ("stage1_sequence", "def stage1_sequence(class_token, positions, prompts, patches):\n"
+                                     "    x = torch.cat([prompts, patches], 1)\n    return x + positions",
+                  "Line 4 stops with a RuntimeError: `return x + positions`"),
+    "no return": ("read_out", "def read_out(tokens, norm, project):\n    norm(tokens[:, :2]) @ project",
+     "returns nothing"),
+    "wrong type": ("own_units", "def own_units(domain_units, class_units, domain_index, class_index):\n"
+                                "    return [domain_units[domain_index], class_units[class_index]]",
+                   "returns a list. Wanted is a tensor"),
+    "wrong type for a number": ("average_precision", "def average_precision(hits, k):\n    return '0.5'",
+                                "returns a str. Wanted is a single number"),
+    "wrong shape": ("rank_by_cosine", "def rank_by_cosine(query, gallery, k):\n    return torch.zeros(4, 7)",
+                    "has the shape [4, 7]; for these inputs it should be [4, 5]: [Q, k]"),
+    "wrong kind of number": ("query_rows", "def query_rows(domain_index, class_index, held_out, unseen):\n"
+                                           "    wanted = (domain_index == held_out) & torch.isin(class_index, unseen)\n"
+                                           "    return torch.where(wanted)[0].float()",
+     "torch.float32; they should be torch.int64"),
+    "NaN": ("read_out", "def read_out(tokens, norm, project):\n    return norm(tokens[:, :2]) @ project / 0 * 0",
+            "48 of 48 numbers of your result are not finite"),
+    "change in place": ("reverse_mask", "def reverse_mask(domain_units, class_units, domain_index, class_index):\n"
+                                        "    class_units[class_index] = 0\n    return class_units",
+                        "changes its input `class_units`"),
+    "other numbers": ("read_out", "def read_out(tokens, norm, project):\n    return 2 * norm(tokens[:, :2]) @ project",
+                      "48 of 48 numbers differ, the first at [0, 0, 0]: yours"),
+}
+
+
+def written(name, body):
+    """A learner's cell: the exercise's first line and a body."""
+    first = f"def {name}{inspect.signature(EXERCISES[name].right)}:"
+    return f"{first}\n{textwrap.indent(body, '    ')}\n"
+
+
+@pytest.fixture
+def submit(capsys):
+    """What the learner is told for a cell, as one line, and the namespace afterwards."""
+    def submit(name, cell):
+        namespace = {"torch": torch, "F": F, "np": np}
+        exercises.run_cell(name, cell, namespace)
+        return " ".join(capsys.readouterr().out.split()), namespace
+    return submit
+
+
+# ---- what the learner is told ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, body, words", WRONG, ids=[f"{name}: {words}" for name, _, words in WRONG])
+def test_wrong_answer_gets_its_own_message(submit, name, body, words):
+    told, namespace = submit(name, written(name, body))
+    assert told.startswith("Not yet. ") and words in told
+    assert [words in " ".join(message.split()) for message in EXERCISES[name].mistakes].count(True) == 1
+    assert namespace[name] is EXERCISES[name].right
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_exercise_knows_its_typical_mistakes(name):
+    exercise = EXERCISES[name]
+    assert len({words for other, _, words in WRONG if other == name}) >= 3
+    for message, mistaken in exercise.mistakes.items():
+        assert exercises.judge(exercise, mistaken) == (False, message)
+
+
+@pytest.mark.parametrize("name, cell, words", BROKEN.values(), ids=BROKEN)
+def test_broken_answer_is_explained_without_traceback(submit, name, cell, words):
+    told, namespace = submit(name, cell)
+    assert words in told and "Traceback" not in told
+    assert namespace[name] is EXERCISES[name].right
+
+
+@pytest.mark.parametrize("body", ["...", '"What it returns."\n...', "pass", "return ...", "raise NotImplementedError"])
+def test_empty_answer_is_not_solved(submit, body):
+    told, namespace = submit("read_out", written("read_out", body))
+    assert told == exercises.NOT_SOLVED
+    assert namespace["read_out"] is EXERCISES["read_out"].right
+
+
+def test_corner_that_fails_beside_a_mistake_does_not_hide_it(submit):
+    told, _ = submit("average_precision", written("average_precision", (
+        "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
+        "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / len(ranks)")))       # 0 / 0 without a hit
+    assert "released code" in told
+
+
+def test_mistake_that_nobody_thought_of_is_told_in_numbers(submit):
+    told, _ = submit("average_precision", written("average_precision", "return hits[:k].float().std().item()"))
+    assert "The shape is right, the numbers are not. yours" in told
+
+
+def test_unknown_exercise_names_the_known(submit):
+    told, _ = submit("own_unit", "x = 1")
+    assert "There is no exercise called 'own_unit'" in told and "own_units" in told
+    with pytest.raises(UserError, match="own_units"):
+        exercises.check("own_unit", print)
+
+
+def test_check_returns_the_function_to_go_on_with(capsys):
+    right, answer = EXERCISES["read_out"].right, lambda tokens, norm, project: norm(tokens)[:, :2] @ project
+    assert exercises.check("read_out", answer) is answer
+    assert exercises.check("read_out", lambda tokens, norm, project: tokens[:, :2]) is right
+    out = capsys.readouterr().out
+    assert out.startswith("Right. ") and "Not yet. " in out
+
+
+# ---- right answers -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_right_answer_is_right_within_a_second(name):
+    exercise = EXERCISES[name]
+    begin = time.perf_counter()
+    assert exercises.judge(exercise, lambda *args: exercise.right(*args)) == (True, f"Right. {exercise.good_for}")
+    assert time.perf_counter() - begin < 1
+
+
+def inputs_of(layer, call):
+    """What `layer` is given when `call()` runs."""
+    given = []
+    hook = layer.register_forward_hook(lambda layer, inputs, _: given.append(inputs[0]))
+    with torch.no_grad():
+        call()
+    hook.remove()
+    return given[0]
+
+
+def test_sequence_of_stage_1_is_the_packages():
+    clip, images, prompts = load_clip("mini"), torch.randn(2, 3, 56, 56), torch.randn(2, 2, 192)
+    visual = clip.model.visual
+    entered = inputs_of(visual.ln_pre, lambda: clip.encode_image(images, prompts))
+    patches = visual.conv1(images).flatten(2).transpose(1, 2)
+    built = EXERCISES["stage1_sequence"].right(visual.class_embedding, visual.positional_embedding, prompts, patches)
+    torch.testing.assert_close(built, entered)
+
+
+def test_input_and_read_out_of_the_simulator_are_the_packages():
+    simulator, images, units = PromptSimulator(16, 8, 64, 32), torch.randn(2, 3, 16, 16), torch.randn(2, 7, 64)
+    body = simulator.body
+    entered = inputs_of(body.ln_pre, lambda: simulator(images, units))
+    templates = torch.cat([simulator.domain_template, simulator.semantic_template])
+    patches = body.conv1(images).flatten(2).transpose(1, 2)
+    built = EXERCISES["simulator_input"].right(templates, units, patches, body.positional_embedding)
+    torch.testing.assert_close(built, entered)
+
+    tokens = body.ln_pre(built)
+    for block in body.transformer.resblocks:
+        tokens = block(tokens)
+    prompts = EXERCISES["read_out"].right(tokens, body.ln_post, simulator.project)
+    torch.testing.assert_close(prompts, simulator(images, units), atol=1e-5, rtol=1e-4)
+
+
+def test_balanced_batch_is_the_packages():
+    domain_index = torch.randint(3, (60,), generator=torch.Generator().manual_seed(0))
+    data = ImageDomains(None, ("a", "b", "c"), ("x",), [], domain_index, torch.zeros(60, dtype=torch.long), [])
+    first = next(iter(BalancedSampler(data, torch.arange(60), 12, torch.Generator().manual_seed(1))))
+    generator = torch.Generator().manual_seed(1)
+    pools = [torch.where(domain_index == i)[0] for i in range(3)]
+    order = torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
+    assert EXERCISES["balanced_batch"].right(domain_index, order, 4).tolist() == first
+
+
+# ---- the notebooks -----------------------------------------------------------------------------------------
+
+def test_every_exercise_stands_in_one_notebook():
+    assert [found.name for _, found in IN_NOTEBOOKS] == list(EXERCISES)
+    for path in NOTEBOOKS:
+        assert 2 <= len(notebook_exercises(path)) <= 4
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell()
+    shell.run_cell("%load_ext prosutils.exercises")
+    return shell
+
+
+@pytest.mark.parametrize("path, found", IN_NOTEBOOKS, ids=[found.name for _, found in IN_NOTEBOOKS])
+def test_stub_and_answer_of_the_notebook(shell, capsys, path, found):
+    imports = [line for line in found.imports if line.startswith(("import ", "from "))]
+    shell.run_cell("\n".join(imports))
+    capsys.readouterr()
+    assert shell.run_cell(found.stub).success
+    assert capsys.readouterr().out.strip() == exercises.NOT_SOLVED
+    assert shell.user_ns[found.name] is EXERCISES[found.name].right
+
+    shell.run_cell(found.solved)
+    assert capsys.readouterr().out.startswith("Right. ")
+    assert shell.user_ns[found.name] is not EXERCISES[found.name].right
+    signature = inspect.signature(EXERCISES[found.name].right)
+    assert signature == inspect.signature(shell.user_ns[found.name]), "the answer takes other arguments"
+    assert f"def {found.name}{signature}:" in found.stub, "the stub takes other arguments"
+    assert found.tags == ["nbval-check-output"]
