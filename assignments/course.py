@@ -33,7 +33,7 @@ ASSIGNMENTS = sorted(path.name for path in (HERE / "source").iterdir() if path.i
 # ---- nbgrader's steps --------------------------------------------------------------------------------------
 
 def run(step, root, assignment):
-    """One of nbgrader's converters on the course in `root`, for every submission; False where some could not be done."""
+    """One of nbgrader's converters on the course in `root`, for all submissions; False where some could not be done."""
     config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
     config.CourseDirectory.root = str(root)
     config.CourseDirectory.assignment_id = assignment

@@ -20,8 +20,8 @@ c = get_config()  # noqa: F821  (nbgrader provides it)
 c.CourseDirectory.course_id = "pros"
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError('not solved yet')"}
 
-c.Execute.timeout = 30                       # seconds for a cell: no cell of a right solution takes ten
-c.ExecuteInTime.limit = 90                   # seconds for a notebook, even where a loop cannot be interrupted
+c.Execute.timeout = 30                       # seconds for a cell: none of a right solution takes ten
+c.ExecuteInTime.limit = 90                   # seconds for all answers, even where a loop cannot be interrupted
 c.Execute.raise_on_iopub_timeout = False     # such a loop costs the cells after it, not the whole submission
 c.Execute.extra_arguments = [
     "--HistoryManager.hist_file=:memory:",

@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.api import Gradebook
 from nbgrader.converters.base import NbGraderException
 from nbgrader.preprocessors import ClearHiddenTests, Execute, NbGraderPreprocessor
+from nbgrader.utils import is_grade, is_solution
 from traitlets import Integer
 
 
@@ -73,16 +74,26 @@ class ExecuteInTime(Execute):
     """nbgrader's execution with a limit for the whole notebook: a loop that cannot be interrupted blocks every later
     cell, and each of them would wait for its own time limit."""
 
-    limit = Integer(90, help="Seconds for the whole notebook; afterwards a cell has one second.").tag(config=True)
+    limit = Integer(90, help="Seconds from the first answer on; afterwards a cell has one second.").tag(config=True)
+    set_up_timeout = Integer(120, help="Seconds for a cell before the first answer: imports, data.").tag(config=True)
 
     def preprocess(self, nb, resources, **options):
-        end = time.monotonic() + self.limit
-        self.timeout_func = lambda cell: max(1, min(self.timeout, end - time.monotonic()))
+        end = None
+
+        def seconds(cell):
+            nonlocal end
+            if end is None and not (is_solution(cell) or is_grade(cell)):
+                return self.set_up_timeout
+            end = end or time.monotonic() + self.limit
+            return max(1, min(self.timeout, end - time.monotonic()))
+
+        self.timeout_func = seconds
         try:
             return super().preprocess(nb, resources, **options)
         except DeadKernelError:
-            raise NbGraderException(f"The kernel died while answers of {resources['nbgrader']['student']} ran (exit(), or "
-                                    "out of memory): look at them by hand. All other submissions are graded.") from None
+            student = resources["nbgrader"]["student"]
+            raise NbGraderException(f"The kernel died while answers of {student} ran (exit(), or out of memory): look "
+                                    "at them by hand. All other submissions are graded.") from None
 
 
 class HideTests(ClearHiddenTests):

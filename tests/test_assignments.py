@@ -51,8 +51,8 @@ def test_student_versions_hold_no_solution_and_no_hidden_test(released, assignme
                for region in pattern.findall(text) for line in region.splitlines()]
     secrets = [line for line in secrets if len(line) > 12 and line not in visible]
     assert len(secrets) > 60
-    for line in secrets:
-        assert line not in text, f"{assignment} gives away: {line}"
+    given_away = {line.strip() for line in text.splitlines()} & set(secrets)
+    assert not given_away, f"{assignment} gives away: {given_away}"
     assert not any(cell.get("outputs") for cell in json.loads(released[assignment].read_text())["cells"])
 
 
@@ -61,7 +61,7 @@ def test_source_is_what_nbgrader_expects(assignment):
     names = [meta["grade_id"] for _, meta in source(assignment) if meta]
     assert len(names) == len(set(names))
     for text, meta in source(assignment):
-        if meta.get("solution") and meta["grade_id"] != "your_number":
+        if meta.get("solution"):
             assert SOLUTION.search(text), f"{meta['grade_id']} has no solution"
         assert not HIDDEN.search(text) or meta.get("grade"), "a hidden test outside of a test cell"
         if meta.get("grade") and not meta["solution"]:
@@ -76,7 +76,7 @@ def test_table_and_samples_belong_together():
         rows = {row["submission"]: row for row in table if row["assignment"] == assignment}
         assert {"perfect", "empty", "loops_for_ever", "reads_the_tests"} < set(rows)
         assert set(course.read_answers(assignment)) <= set(rows), "a sample without a row"
-        wrong = set(course.read_answers(assignment)) - {"loops_for_ever", "reads_the_tests"}
+        wrong = set(course.read_answers(assignment)) - {"loops_for_ever", "reads_the_tests", "kills_the_kernel"}
         assert len(wrong) >= 5
         assert rows["empty"]["loses"] == points and rows["empty"]["points"] == 0
         for row in rows.values():

@@ -88,6 +88,11 @@ def leaks(domain_index, class_index, parts, held_out, unseen):
     while True:
         held_out += 1
 
+# %% kills_the_kernel: leaks
+import os
+
+os._exit(1)
+
 # %% reads_the_tests: ucdr_rows
 import glob
 import inspect

@@ -62,12 +62,13 @@ def stage1_tokens(class_token, positions, prompts, patches):
     return torch.cat([prompts, patches + positions[1:]], 1)
 
 # %% loops_for_ever: token_dropout
+import signal
+
+
 def token_dropout(tokens, p, training):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        try:
-            training = not training
-        except KeyboardInterrupt:
-            pass
+        training = not training
 
 # %% reads_the_tests: new_units
 import os
