@@ -74,19 +74,20 @@ def run_cell(name, cell, namespace):
     linecache.cache[file] = len(source), None, source.splitlines(True), file
     try:
         exec(compile(source, file, "exec"), namespace)
-        solved, told = judge(exercise, namespace[name])
+        solved, told = judge(exercise, namespace.get(name))
     except SyntaxError as error:
         solved, told = False, f"Line {error.lineno} is not valid Python ({error.msg}){quoted(error.text)}."
     except Exception as error:
         solved, told = False, in_words(error, file)
     finally:
-        function, namespace[name] = namespace[name], exercise.right
+        function, namespace[name] = namespace.get(name), exercise.right
     if solved:
         namespace[name] = function
     tell(solved, told)
 
 
 def tell(solved, told):
+    """Prints the verdict, in lines that fit a cell."""
     if not solved and told != NOT_SOLVED:
         told = f"Not yet. {told} Until then {GOES_ON}"
     print(textwrap.fill(told, 110, break_long_words=False, break_on_hyphens=False))
@@ -131,8 +132,9 @@ def attempt(exercise, function, case, right):
         return None, "Your function returns nothing: its last line should begin with `return`."
     for name, before, after in zip(inspect.signature(exercise.right).parameters, case, given):
         if hasattr(before, "shape") and not np.array_equal(before, after):
-            return None, (f"Your function changes its input `{name}`, which others need as it was. Make a copy first "
-                          f"(`{name}.clone()`) or build a new tensor.")
+            copied = "clone" if torch.is_tensor(before) else "copy"
+            return None, (f"Your function changes its input `{name}`, which others need as it was. Make a copy first: "
+                          f"`{name}.{copied}()`.")
     yours = comparable(result, right)
     if yours is None:
         wanted = "a tensor" if torch.is_tensor(right) and right.ndim else exercise.shape

@@ -151,6 +151,7 @@ BROKEN = {
      "Line 3 stops with an AttributeError: `torch.nothing`"),
     "no function": ("own_units", "x = 1", "defines no function `own_units`: keep its first line"),
     "no function but a value": ("own_units", "own_units = 3", "is an int, not a function"),
+    "function deleted": ("own_units", "del own_units", "is a NoneType, not a function"),
     "other arguments": ("read_out", "def read_out(tokens):\n    return tokens", "cannot be called"),
     "exception": ("stage1_sequence", "def stage1_sequence(class_token, positions, prompts, patches):\n"
                                      "    x = torch.cat([prompts, patches], 1)\n    return x + positions",
