@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import PyFileConfigLoader
 
+warnings.filterwarnings("ignore", module="nbgrader")        # its gradebook and a newer SQLAlchemy
 HERE = Path(__file__).resolve().parent
 ASSIGNMENTS = sorted(path.name for path in (HERE / "source").iterdir() if path.is_dir())
 

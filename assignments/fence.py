@@ -15,8 +15,9 @@ CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mk
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def build(course, own):
-    """The audit hook: a function of an event of Python's own and its arguments."""
+def build(closed, own):
+    """The audit hook: a function of one of Python's events and its arguments. It keeps folders `closed`, but for
+    reading in `own`."""
     def is_inside(path, folder):
         return path == folder or path.startswith(folder + os.sep)
 
@@ -33,10 +34,13 @@ def build(course, own):
         for argument in arguments:
             if isinstance(argument, (str, bytes)) or hasattr(argument, "__fspath__"):
                 path = os.path.realpath(os.fsdecode(argument))
-                if is_inside(path, course) and not (reads and is_inside(path, own)):
+                if any(is_inside(path, folder) for folder in closed) and not (reads and is_inside(path, own)):
                     raise PermissionError("While grading, the folder of the course is closed.")
 
     return hook
 
 
-sys.addaudithook(build(os.path.dirname(os.path.realpath(__file__)), os.path.realpath(os.getcwd())))
+own = os.path.realpath(os.getcwd())                              # COURSE/autograded/STUDENT/ASSIGNMENT
+course, autograded, _ = own.partition(f"{os.sep}autograded{os.sep}")
+closed = [os.path.dirname(os.path.realpath(__file__))] + ([course] if autograded else [])
+sys.addaudithook(build(closed, own))

@@ -85,12 +85,11 @@ def test_table_and_samples_belong_together():
 
 
 def test_fence_refuses_and_allows(tmp_path):
-    """In a process of its own, for the fence cannot be taken down."""
-    own = tmp_path / "autograded" / "student"
+    """In a process of its own, for the fence cannot be taken down. The course has its root elsewhere."""
+    own = tmp_path / "autograded" / "student" / "assignment"
     own.mkdir(parents=True)
     (own / "mine.txt").write_text("mine")
     (tmp_path / "solution.txt").write_text("42")
-    (tmp_path / "fence.py").write_text((COURSE / "fence.py").read_text())
     program = """
 import os, runpy, socket, sqlite3, subprocess, sys, tempfile
 runpy.run_path(sys.argv[1])
@@ -98,10 +97,11 @@ assert open("mine.txt").read() == "mine" and os.listdir(".") == ["mine.txt"]
 with tempfile.TemporaryFile("w") as file:
     file.write("free")
 sqlite3.connect(":memory:")
-for attempt in (lambda: open("../../solution.txt"), lambda: os.open("../../solution.txt", os.O_RDONLY),
-                lambda: os.listdir(".."), lambda: sqlite3.connect("../../solution.txt"), lambda: open("mine.txt", "w"),
-                lambda: os.rename("../../solution.txt", "/solution.txt"), lambda: os.symlink("../../solution.txt", "x"),
-                lambda: subprocess.run(["cat", "../../solution.txt"]), lambda: os.system("true"),
+secret = "../../../solution.txt"
+for attempt in (lambda: open(secret), lambda: os.open(secret, os.O_RDONLY), lambda: sqlite3.connect(secret),
+                lambda: os.rename(secret, "/solution.txt"), lambda: os.symlink(secret, "x"), lambda: os.listdir(".."),
+                lambda: os.listdir(os.path.dirname(sys.argv[1])), lambda: open("mine.txt", "w"),
+                lambda: subprocess.run(["cat", secret]), lambda: os.system("true"),
                 lambda: socket.create_connection(("127.0.0.1", 9))):
     try:
         attempt()
@@ -111,7 +111,7 @@ for attempt in (lambda: open("../../solution.txt"), lambda: os.open("../../solut
         raise AssertionError("not refused")
 print("fenced")
 """
-    result = subprocess.run([sys.executable, "-c", program, str(tmp_path / "fence.py")], cwd=own, capture_output=True,
+    result = subprocess.run([sys.executable, "-c", program, str(COURSE / "fence.py")], cwd=own, capture_output=True,
                             text=True)
     assert result.stdout == "fenced\n", result.stderr
 
