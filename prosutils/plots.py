@@ -257,7 +257,8 @@ def results_bars(results, metric="mAP@200", chance=None):
 def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
     """Every run as a dot and the mean of the seeds as a line: one panel per held-out domain, one row per method.
 
-    table: rows of a grid (`prosutils.grid`). Methods are in the order of their mean over the domains.
+    table: rows of a grid (`prosutils.grid`). Methods are in the order of their mean over the domains; all panels are
+    equally wide in `metric`.
     """
     mean = summary(table, protocol, gallery, metric)[0]
     rows = table[(table.protocol == protocol) & (table.gallery == gallery)]
@@ -265,6 +266,8 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
     figure = NotebookFigure(figsize=(WIDTH, 0.9 + 0.24 * len(methods)), layout="constrained")
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]
     colours = {name: METHOD_COLOURS.get(name, FLAME if name.startswith("ProS") else BLUE) for name in methods}
+    ends = rows.groupby("unseen_domain")[metric].agg(["min", "max"])
+    span = max(0.06, (ends["max"] - ends["min"]).max() * 1.15)           # one scale: a length means the same everywhere
     for ax, domain in zip(axes, domains):
         here = rows[rows.unseen_domain == domain]
         seaborn.stripplot(here, x=metric, y="method", order=methods, hue="method", palette=colours, size=4, alpha=0.8,
@@ -273,7 +276,8 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
         ax.vlines(mean.loc[methods, domain], place - 0.32, place + 0.32, INK, lw=1.2)
         if "Zero-shot CLIP" in methods:
             ax.axvline(mean.loc["Zero-shot CLIP", domain], color=FAINT, lw=1, zorder=0)
-        ax.set(title=domain, ylabel="", xlabel=metric)
+        middle = ends.loc[domain].mean()
+        ax.set(title=domain, ylabel="", xlabel=metric, xlim=(middle - span / 2, middle + span / 2))
     for label in axes[0].get_yticklabels():
         label.set(**emphasis(label.get_text()))
     return figure
