@@ -128,6 +128,7 @@ class DePro(TunedCLIP):
     method = "DePro"
     prompts = 4
     margin = 0.5
+    train_norms = True
     part = "both"
     parts = ("both", "x1", "x2")
 
@@ -147,13 +148,14 @@ class DePro(TunedCLIP):
         self.project = body.project
 
     def layer_norms(self):
-        """Scales and shifts of every layer norm of both towers: they train too."""
+        """Scales and shifts of every layer norm of both towers, where they train too."""
         model = self.clip.model
         modules = [*model.visual.modules(), *model.transformer.modules(), model.ln_final]
         return [p for module in modules if isinstance(module, nn.LayerNorm) for p in module.parameters()]
 
     def trainable(self, stage):
-        return {"prompts": [self.domain_prompts, self.queries, *self.context.parameters(), *self.layer_norms(),
+        norms = self.layer_norms() if self.train_norms else []
+        return {"prompts": [self.domain_prompts, self.queries, *self.context.parameters(), *norms,
                             self.clip.model.visual.class_embedding],
                 "simulator": [*self.generator.parameters(), self.project], "heads": self.heads()}
 
@@ -177,9 +179,21 @@ class DePro(TunedCLIP):
         logits = self.logits(x2)
         loss = F.cross_entropy(logits, class_index)
         loss = loss + F.cross_entropy(self.similarities(x1, self.own_texts) / self.config.temperature, class_index)
-        for x in (x1, x2):
+        for x in (x1, x2) if self.margin else ():
             loss = loss + cross_domain_triplet(x, class_index, domain_index, self.margin)
         return loss, logits
+
+
+class DeProNoTriplet(DePro):
+    """DePro by cross-entropy alone."""
+    method = "DePro, no triplet"
+    margin = None
+
+
+class DeProNormsFrozen(DePro):
+    """DePro with CLIP's layer norms as they are."""
+    method = "DePro, layer norms frozen"
+    train_norms = False
 
 
 def cross_domain_triplet(features, class_index, domain_index, margin):
@@ -195,4 +209,5 @@ def cross_domain_triplet(features, class_index, domain_index, margin):
 
 
 METHODS = {"pros": ProS, "zero-shot": ZeroShot, "heads": HeadsOnly, "coop": CoOp, "coop-heads": CoOpHeads, "vpt": VPT,
-           "vpt-deep": VPTDeep, "static": StaticPrompts, "full": FullFineTuning, "depro": DePro, **ABLATIONS}
+           "vpt-deep": VPTDeep, "static": StaticPrompts, "full": FullFineTuning, "depro": DePro,
+           "depro-no-triplet": DeProNoTriplet, "depro-norms-frozen": DeProNormsFrozen, **ABLATIONS}

@@ -58,6 +58,7 @@ class Stage:
     decay_epochs: float = float("inf")    # epochs in which the rates fall a thousandfold (released: 20 in stage 2)
     min_lr: float = 1e-6                  # floor of the decay
     patience: int = 2                     # epochs without a better validation mAP before stage 2 stops
+    classes_per_batch: int = 0            # 0: as they come; else a batch holds so many, the same in every domain
 
 
 @dataclass(frozen=True)

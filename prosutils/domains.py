@@ -168,10 +168,13 @@ class BalancedSampler(Sampler):
     a domain that runs out before that is shuffled again. Every epoch starts with fresh shuffles and so
     depends on nothing but the generator's state: a run that resumes with that state draws the same batches.
 
-    Raises UserError when `batch_size` cannot be shared equally by the domains.
+    classes_per_batch: above 0, every batch holds so many classes, the same in all domains and equally often, as a
+    loss that compares a class across domains wants them [OTHER_METHODS, section 1: 3 classes x 4 images x 5 domains].
+
+    Raises UserError when `batch_size` cannot be shared equally by the domains, or a domain's share by the classes.
     """
 
-    def __init__(self, data, rows, batch_size, generator):
+    def __init__(self, data, rows, batch_size, generator, classes_per_batch=0):
         domain_index = data.domain_index[rows]
         self.pools = [torch.nonzero(domain_index == i).squeeze(1) for i in domain_index.unique()]
         self.generator = generator
@@ -183,14 +186,33 @@ class BalancedSampler(Sampler):
             names = ", ".join(data.domain_names(rows))
             raise UserError(f"A batch of {batch_size} cannot be shared equally by {len(self.pools)} domains "
                             f"({names}): use {fitting} or {fitting + len(self.pools)}.")
+        self.classes_per_batch, self.class_index = classes_per_batch, data.class_index[rows]
+        self.common = [i for i in self.class_index.unique().tolist()                # classes that every domain has
+                       if all((self.class_index[pool] == i).any() for pool in self.pools)]
+        if classes_per_batch and (self.per_domain % classes_per_batch or len(self.common) < classes_per_batch):
+            raise UserError(f"A batch with {self.per_domain} images of each domain cannot hold {classes_per_batch} "
+                            f"classes equally often: classes_per_batch has to divide {self.per_domain}, and the "
+                            f"domains share {len(self.common)} classes.")
 
     def __len__(self):
         return max(1, min(len(pool) for pool in self.pools) // self.per_domain)
 
     def __iter__(self):
+        if self.classes_per_batch:
+            yield from self._batches_of_classes()
+            return
         streams = [self._endless_shuffles(pool) for pool in self.pools]
         for _ in range(len(self)):
             yield [position for stream in streams for position in itertools.islice(stream, self.per_domain)]
+
+    def _batches_of_classes(self):
+        classes = self._endless_shuffles(torch.tensor(self.common))
+        streams = {(i, name): self._endless_shuffles(pool[self.class_index[pool] == name])
+                   for i, pool in enumerate(self.pools) for name in self.common}
+        for _ in range(len(self)):
+            chosen = list(itertools.islice(classes, self.classes_per_batch))
+            yield [position for i in range(len(self.pools)) for name in chosen
+                   for position in itertools.islice(streams[i, name], self.per_domain // self.classes_per_batch)]
 
     def _endless_shuffles(self, pool):
         while True:

@@ -5,18 +5,26 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from .baselines import METHODS
-from .config import UserError, load_preset
+from .config import Config, UserError, load_preset
 from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare, write_table
 
 #: What one row of the table measured; a case is done when its rows are there.
 CASE = ["preset", "case", "unseen_domain", "seed"]
+
+
+class Training(NamedTuple):
+    """What is trained: cases with the same training share a model."""
+    method: str
+    config: Config
+    oracle: bool                                 # the held-out domain's images of seen classes train too
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Case:
     method: str
     settings: dict = field(default_factory=dict)
     at_test: dict = field(default_factory=dict)
-    oracle: bool = False                         # the held-out domain's images of seen classes train too
+    oracle: bool = False                         # see Training
 
 
 BASELINES = {METHODS[key].method: Case(key) for key in (
@@ -44,11 +52,18 @@ SWITCHES = {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
     for name in ("read_out", "dropout", "normalisation", "selection", "polarity")} | {
     "ProS, all switches released": Case("pros", dict(switches={name: "released" for name in (
         "read_out", "dropout", "normalisation", "similarity", "average_precision", "selection", "polarity")}))}
-GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES}
+#: DePro's batches: 3 classes x 4 images x 5 domains
+THREE_CLASSES = dict(stage2=dict(batch_size=60, classes_per_batch=3))
+FOLLOWER = {f"{METHODS[key].method}, batches of 3 classes": Case(key, THREE_CLASSES)
+            for key in ("heads", "pros", "depro")} | {
+    METHODS[key].method: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")} | {
+    "DePro, read_out=released": Case("depro", dict(switches=dict(read_out="released")))}
+GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES,
+         "follower": FOLLOWER}
 
 
 def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None):
-    """Measure every case of the grids `names` (or those named in `cases`) that is not in `table` yet; returns the table.
+    """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the table.
 
     preset: its name; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
     jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
@@ -59,16 +74,16 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
               if seed == seeds[0] or METHODS[find_case(name).method].stages]   # nothing is random in zero-shot
     done = measured_cases(table, preset)
     left = [case for case in wanted if case not in done]
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" runs")
+    bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" cases")
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        runs = {pool.submit(measure, preset, *case, settings or {}, Path(artifacts) / "grid", data): case
-                for case in left}
+        runs = {pool.submit(measure, training, names, Path(artifacts) / "grid", data): names
+                for training, names in by_training(left, preset, settings or {}).items()}
         try:
             for run in as_completed(runs):
                 add_rows(run.result(), table)
-                bar.set_postfix_str("{}, {}, seed {}".format(*runs[run]))
-                bar.update()
+                bar.set_postfix_str(run.result().case.iloc[0])
+                bar.update(len(runs[run]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -104,25 +119,37 @@ def add_rows(rows, path):
     write_table(rows.sort_values([*CASE, "method", "protocol", "gallery"], ignore_index=True), path)
 
 
-def measure(preset, name, domain, seed, settings, artifacts, data):
-    """Train and measure one case: its rows, with what was trained on and how long it took."""
-    case = find_case(name)
-    config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
-    run = prepare(config, data, artifacts=artifacts / f"{name}-{domain}-{seed}".replace(" ", "-"), progress=False)
-    if case.oracle:
+def by_training(cases, preset, settings):
+    """{Training: names of the cases that it answers}: switches that only the ranking knows share one model."""
+    groups = {}
+    for name, domain, seed in cases:
+        case = find_case(name)
+        config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
+        groups.setdefault(Training(case.method, config, case.oracle), []).append(name)
+    return groups
+
+
+def measure(training, names, artifacts, data):
+    """Train once and measure the cases `names`: their rows, with the images seen."""
+    config = training.config
+    folder = artifacts / f"{names[0]}-{config.unseen_domain}-{config.seed}".replace(" ", "-")
+    run = prepare(config, data, artifacts=folder, progress=False)
+    if training.oracle:
         # UdCDR asks with images that would have been trained on
         run.splits = [with_held_out_domain(split) for split in run.splits if split.protocol != "UdCDR"]
         run.config = fit_batches(run.config, len(run.split.train_domains))
-    model, history = run.fit(case.method, progress=False)
-    switches = dataclasses.replace(run.config.switches, **case.at_test)
-    about = dict(preset=preset, case=name, seed=seed, images=int(history.images.iloc[-1]) if len(history) else 0)
+    model, history = run.fit(training.method, progress=False)
     rows = []
-    for part in getattr(model, "parts", [None]):                     # DePro: one training, three readings
-        label = name
-        if part:
-            model.part, label = part, f"{name} ({part})"
-        rows.append(evaluate_all(model, run.splits, switches, extra=about | dict(method=label)))
-    shutil.rmtree(run.artifacts, ignore_errors=True)
+    for name in names:
+        about = dict(preset=config.preset, case=name, seed=config.seed,
+                     images=int(history.images.iloc[-1]) if len(history) else 0)
+        switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
+        for part in getattr(model, "parts", [None]):                 # DePro: one training, three readings
+            label = name
+            if part:
+                model.part, label = part, f"{name} ({part})"
+            rows.append(evaluate_all(model, run.splits, switches, extra=about | dict(method=label)))
+    shutil.rmtree(folder, ignore_errors=True)
     return pd.concat(rows)
 
 

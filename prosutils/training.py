@@ -71,9 +71,9 @@ class TrainingRun:
         """Epochs of one stage until they are done or, in the last stage, validation has not improved for a while."""
         settings = self.config.stage1 if stage == 1 else self.config.stage2
         self.begin_stage(stage, settings)
-        loader = DataLoader(self.data, batch_sampler=BalancedSampler(self.split.data, self.split.train,
-                                                                     settings.batch_size, self.generator),
-                            num_workers=self.config.workers, generator=self.generator)
+        sampler = BalancedSampler(self.split.data, self.split.train, settings.batch_size, self.generator,
+                                  settings.classes_per_batch)
+        loader = DataLoader(self.data, batch_sampler=sampler, num_workers=self.config.workers, generator=self.generator)
         last = stage == self.model.stages[-1]
         while self.epoch < settings.epochs and not (last and self.stale >= settings.patience):
             set_rates(self.optimiser, settings, self.epoch)

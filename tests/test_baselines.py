@@ -114,6 +114,16 @@ def test_triplet_against_another_domain_by_hand():
     assert alone == 0
 
 
+def test_depro_without_triplet_or_with_frozen_norms_differs_in_that_alone(clip, batch):
+    images, labels, domains = batch
+    whole, plain, frozen = (build(name, clip) for name in ("depro", "depro-no-triplet", "depro-norms-frozen"))
+    x1, x2 = whole.views(images)
+    triplets = sum(cross_domain_triplet(x, labels, domains, whole.margin) for x in (x1, x2))
+    torch.testing.assert_close(plain.loss(images, labels, domains, 2) + triplets, whole.loss(images, labels, domains, 2))
+    left_out = set(whole.tuned_state()) - set(frozen.tuned_state())
+    assert left_out and all(".ln_" in name for name in left_out)
+
+
 # --- Ablations ----------------------------------------------------------------------------------------------------
 
 def test_without_mask_a_sample_sees_its_own_units(clip, batch):

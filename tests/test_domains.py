@@ -464,6 +464,19 @@ def test_a_domain_smaller_than_its_share_is_drawn_again(toy):
     assert len(batches) == 1 and len(batches[0]) == 90
 
 
+def test_a_batch_of_few_classes_holds_them_equally_in_every_domain(toy):
+    rows = torch.arange(len(toy))
+    batches = BalancedSampler(toy, rows, 16, torch.Generator().manual_seed(0), classes_per_batch=2)
+    seen = set()
+    for batch in [*batches, *batches]:
+        pairs = list(zip(toy.class_index[rows[batch]].tolist(), toy.domain_index[rows[batch]].tolist()))
+        assert len(set(pairs)) == 8 and all(pairs.count(pair) == 2 for pair in pairs)    # 2 classes x 4 domains
+        seen |= set(pairs)
+    assert len({name for name, _ in seen}) > 2                                            # the next has others
+    with pytest.raises(UserError, match="4 images of each domain cannot hold 3 classes.*domains share"):
+        BalancedSampler(toy, rows, 16, torch.Generator(), classes_per_batch=3)
+
+
 def test_batch_size_that_cannot_be_shared(toy):
     with pytest.raises(UserError, match="use 48 or 51"):
         sampler(toy, batch_size=50)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from prosutils import UserError, make_split
-from prosutils.grid import GRIDS, choose, find_case, markdown, measure, merged, run_grid, summary, with_held_out_domain
+from prosutils.grid import (GRIDS, by_training, choose, find_case, markdown, measure, merged, run_grid, summary,
+                            with_held_out_domain)
 
 SHORT = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=1, batch_size=6))
 PARTS = {"DePro (both)", "DePro (x1)", "DePro (x2)"}
@@ -60,7 +61,10 @@ def test_the_oracle_trains_on_the_held_out_domain_but_not_on_unseen_classes(toy,
     assert torch.equal(extra, toy.rows(["sketch"], split.seen_classes))
     assert len(oracle.train) == len(split.train) + len(extra)
     assert torch.equal(oracle.query, split.query) and oracle.train_domains == toy.domains
-    rows = measure("mini", "Heads only, held-out domain trained too", "sketch", 0, SHORT, tmp_path, toy_folder)
+    name = "Heads only, held-out domain trained too"
+    (training, names), = by_training([(name, "sketch", 0)], "mini", SHORT).items()
+    assert training.oracle and names == [name]
+    rows = measure(training, names, tmp_path, toy_folder)
     assert set(rows.protocol) == {"UCDR", "UcCDR"}            # UdCDR would ask with images that were trained on
 
 
@@ -75,6 +79,12 @@ def test_ablations_and_oracles_name_methods_that_exist():
         choose(["all"])
     with pytest.raises(UserError, match="Unknown case 'Pros'. Known: CoOp"):
         choose(["baselines"], ["Pros"])
+
+
+def test_cases_that_differ_in_the_ranking_alone_share_a_training():
+    names = ["ProS", "ProS, similarity=released", "ProS, average_precision=released", "ProS, read_out=released"]
+    groups = by_training([(name, "sketch", seed) for name in names for seed in (0, 1)], "mini", {})
+    assert list(groups.values()) == [names[:3], names[:3], names[3:], names[3:]]
 
 
 def test_summary_is_the_mean_over_the_seeds_with_their_deviation():
