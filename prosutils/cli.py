@@ -1,4 +1,4 @@
-"""`python -m prosutils draw | train | evaluate | embed | search | ablate | tutorial`: the presets without a notebook."""
+"""`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: all without a notebook."""
 import argparse
 import os
 import sys
@@ -12,10 +12,11 @@ from . import pictonet, plots
 from .backbone import load_clip
 from .baselines import METHODS, ZeroShot
 from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
-from .domains import ImageDomains, Images, inverted_domains, load_image, usual_gallery
+from .domains import ImageDomains, Images, inverted_domains, usual_gallery
 from .evaluation import embed, model_transform, rank
 from .experiment import add_results, prepare, write_table
 from .grid import GRIDS, markdown, run_grid
+from .own_images import ImageIndex, query_feature
 from .training import load_checkpoint
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
@@ -98,24 +99,27 @@ def evaluate(args):
     report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
 
 
-def retriever(args):
-    """(model, data) for embed and search: the checkpoint's model, or zero-shot CLIP of the preset."""
+def searching_model(args):
+    """The checkpoint's model, or zero-shot CLIP of the preset."""
     if args.checkpoint:
-        model = load_checkpoint(args.checkpoint)
-    else:
-        config = load_preset(args.preset)
-        model = ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config)
-    config = model.config
+        return load_checkpoint(args.checkpoint).eval()
+    config = load_preset(args.preset)
+    return ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config).eval()
+
+
+def searched_data(args, config):
+    """The folder of --data, or PictoNet where the preset means it."""
     folder = args.data or (pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
                            if config.dataset == "pictonet" else None)
     if folder is None:
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
-    return model.eval(), ImageDomains.from_folder(folder)
+    return ImageDomains.from_folder(folder)
 
 
 def embed_command(args):
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
-    model, data = retriever(args)
+    model = searching_model(args)
+    data = searched_data(args, model.config)
     images = Images(data, torch.arange(len(data)), model_transform(model), inverted_domains(model.config.switches))
     features = embed(model, images, progress=True).numpy()
     table, part = data.table(), args.out.with_suffix(".part.npz")
@@ -128,24 +132,33 @@ def embed_command(args):
     print(f"{features.shape[0]} features of width {features.shape[1]}: {args.out}")
 
 
+def index(args):
+    """Embed every image under a folder, labelled or not, and keep the features for `search --index`."""
+    made = ImageIndex.build(searching_model(args), args.folder, progress=True)
+    for path, why in made.skipped:
+        print(f"Skipped: {path} ({why})")
+    print(f"{len(made.paths)} images: {made.save(args.out)}")
+
+
 def search(args):
-    """Rank the gallery for a query image or for words."""
-    model, data = retriever(args)
-    domain = args.gallery_domain or usual_gallery(data, data.domains)
-    if domain not in data.domains:
-        raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
-    rows = data.rows([domain], data.classes)
-    images = Images(data, rows, model_transform(model), inverted_domains(model.config.switches))
-    gallery = embed(model, images, progress=True)
-    if args.image:
-        query = embed(model, [load_image(args.image)])
+    """Rank the gallery, or an index of your own images, for a query image or for words."""
+    model = searching_model(args)
+    query = query_feature(model, args.image or args.words)
+    if args.index:
+        made = ImageIndex.load(args.index, model)
+        scores, found = made.search(query, args.k)
+        answers = [("", made.root / name) for name in found[0]]
     else:
-        with torch.no_grad():
-            query = model.clip.encode_text([f"a photo of {args.words}"]).float()
-    scores, index = rank(query, gallery, k=args.k)
-    found = rows[index[0]].tolist()
-    for place, (row, score) in enumerate(zip(found, scores[0].tolist()), 1):
-        print(f"{place:3d}  {score:.3f}  {data.classes[data.class_index[row]]:20s} {data.paths[row]}")
+        data = searched_data(args, model.config)
+        domain = args.gallery_domain or usual_gallery(data, data.domains)
+        if domain not in data.domains:
+            raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
+        rows = data.rows([domain], data.classes)
+        images = Images(data, rows, model_transform(model), inverted_domains(model.config.switches))
+        scores, found = rank(query, embed(model, images, progress=True), k=args.k)
+        answers = [(data.classes[data.class_index[row]], data.paths[row]) for row in rows[found[0]].tolist()]
+    for place, (score, (name, path)) in enumerate(zip(scores[0].tolist(), answers), 1):
+        print(f"{place:3d}  {score:.3f}  {name:20s} {path}" if name else f"{place:3d}  {score:.3f}  {path}")
 
 
 def ablate(args):
@@ -211,10 +224,15 @@ def parser():
     evaluation.add_argument("checkpoint", type=Path)
     data_options(evaluation)
 
-    for added in (embedding := command(embed_command, "embed"), searching := command(search)):
+    embedding, indexing, searching = command(embed_command, "embed"), command(index), command(search)
+    for added in (embedding, indexing, searching):
         added.add_argument("--checkpoint", type=Path, help="a trained model (default: zero-shot CLIP)")
         added.add_argument("--preset", default="mini", help="backbone where no checkpoint is given")
+    for added in (embedding, searching):
         added.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
+    indexing.add_argument("folder", type=Path, help="images in folders of any depth")
+    indexing.add_argument("--out", type=Path, default=Path("artifacts/index.npz"))
+    searching.add_argument("--index", type=Path, help="rank an index of your own images instead of a gallery")
     embedding.add_argument("--out", type=Path, default=Path("artifacts/features.npz"))
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--image", type=Path, help="query picture")

@@ -104,7 +104,8 @@ def notebook_exercises(path):
     """The exercises of a notebook, from top to bottom."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
-    imports = next(source for cell, source in zip(cells, sources) if cell["cell_type"] == "code").splitlines()
+    imports = next(source for cell, source in zip(cells, sources)
+                   if cell["cell_type"] == "code" and cell["id"] != "colab").splitlines()
     found = []
     for cell, stub, hints in zip(cells, sources, sources[1:]):
         if stub.startswith("%%exercise "):

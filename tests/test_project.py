@@ -22,7 +22,7 @@ TARGETS = ("help", "tutorial", "test", "lab", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them.
 ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator", "pros", "ablations",
          "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises", "training", "released",
-         "experiment", "grid", "pictures", "diagrams", "plots", "widgets", "cli", "__main__")
+         "experiment", "grid", "own_images", "pictures", "diagrams", "plots", "widgets", "cli", "__main__")
 MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
 
 
@@ -45,7 +45,7 @@ def test_every_imported_package_is_listed_with_a_lower_bound():
     import_names = {"open_clip": "open_clip_torch", "PIL": "pillow", "sklearn": "scikit-learn",
                     "umap": "umap-learn", "yaml": "pyyaml", "IPython": "ipywidgets",
                     "traitlets": "nbgrader", "nbformat": "nbconvert", "nbclient": "nbconvert"}
-    own = {"prosutils", "conftest", "tomli"} | {path.stem for folder in ("data_scripts", "assignments")
+    own = {"prosutils", "conftest", "tomli"} | {path.stem for folder in ("data_scripts", "assignments", "notebooks")
                                                 for path in (ROOT / folder).glob("*.py")}
     for folder in ("prosutils", "data_scripts", "assignments", "tests"):
         for path in (ROOT / folder).glob("*.py"):

@@ -1,0 +1,154 @@
+"""Your own pictures: every fault of a folder is named, uploads never break anything, an index answers as an embedding does."""
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_toy
+from PIL import Image
+
+from prosutils import ImageDomains, UserError, ZeroShot, cli, embed, load_clip, load_preset, make_split
+from prosutils.image_files import load_image
+from prosutils.own_images import ImageIndex, advice, query_feature, save_uploads, suggest_split
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ZeroShot(load_clip("mini"), ["a", "b"], ["any"], load_preset("mini")).eval()
+
+
+def encoded(image, kind="PNG", **options):
+    """The bytes of a picture as a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+# --- A labelled folder --------------------------------------------------------------------------------------------
+
+def test_a_good_folder_needs_no_advice_and_its_split_works(toy):
+    assert [sentence for sentence in advice(toy) if "classes" not in sentence] == []
+    suggested = suggest_split(toy)
+    assert suggested["gallery_domain"] == "emoji" and suggested["unseen_domain"] in toy.domains
+    split = make_split(toy, **suggested)
+    assert len(split.query) and len(split.gallery) and suggested["unseen_domain"] not in split.train_domains
+
+
+def test_what_a_folder_lacks_is_said(toy_folder, tmp_path):
+    root = tmp_path / "mine"
+    shutil.copytree(toy_folder / "emoji", root / "photo")
+    shutil.copytree(toy_folder / "sketch", root / "sketch")
+    for path in sorted((root / "photo" / "ball").iterdir())[1:]:
+        path.unlink()
+    for path in sorted((root / "sketch" / "box").iterdir())[2:]:
+        path.unlink()
+    shutil.rmtree(root / "photo" / "gem")
+    (root / "sketch" / "gem" / "broken.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="broken.png"):
+        data = ImageDomains.from_folder(root)
+    said = "\n".join(advice(data))
+    assert "broken.png is skipped: not a readable image" in said
+    assert "There are 2 domains" in said
+    assert "gallery domain photo has no image of gem: these classes cannot be found" in said
+    assert "photo has a single image of ball" in said
+    assert "sketch has fewer than 3 images of box" in said
+
+
+def test_one_image_per_class_gets_words_and_not_a_crash(tmp_path):
+    for domain in ("photo", "sketch"):
+        for name in ("ball", "box", "cross"):
+            (tmp_path / domain / name).mkdir(parents=True)
+            draw_toy("emoji", name, 0).save(tmp_path / domain / name / "1.png")
+    data = ImageDomains.from_folder(tmp_path)
+    said = "\n".join(advice(data))
+    assert "photo has a single image of ball, box, cross" in said
+    assert "sketch has fewer than 3 images of ball, box, cross" in said
+    assert suggest_split(data) == dict(unseen_domain="sketch", gallery_domain="photo")
+
+
+# --- Uploads ------------------------------------------------------------------------------------------------------
+
+def test_uploads_of_every_kind(tmp_path):
+    """Whole pictures are kept and read as they look; what is none is not kept and named; nothing is overwritten."""
+    turned = Image.new("RGB", (20, 10), "red")
+    exif = turned.getexif()
+    exif[0x0112] = 6                                                             # turn a quarter to look at it
+    shallow = Image.fromarray(np.full((8, 8), 257 * 128, dtype=np.uint16))       # 16 bits, mid grey
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    uploads = {"turned.jpg": encoded(turned, "JPEG", exif=exif), "deep.png": encoded(shallow),
+               "clear.png": encoded(clear), "text.png": b"I am no picture", "cut.png": encoded(draw_toy("emoji", "gem", 0))[:400],
+               "../../bad name.png": encoded(turned), "huge.png": encoded(Image.new("1", (10_000, 10_000)))}
+    paths, complaints = save_uploads(uploads, tmp_path / "mine")
+    assert sorted(path.name for path in paths) == ["bad_name.png", "clear.png", "deep.png", "turned.jpg"]
+    assert all(path.parent == tmp_path / "mine" for path in paths)
+    assert sorted(sentence.split()[0] for sentence in complaints) == ["cut.png", "huge.png", "text.png"]
+    assert "exceeds limit" in next(sentence for sentence in complaints if sentence.startswith("huge"))
+    read = {path.name: load_image(path) for path in paths}
+    assert read["turned.jpg"].size == (10, 20)
+    assert read["deep.png"].getpixel((0, 0)) == (128, 128, 128)
+    assert read["clear.png"].getpixel((0, 0)) == (255, 255, 255)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(read)      # no rest of the others
+
+    again, _ = save_uploads([dict(name="clear.png", content=memoryview(encoded(turned)))], tmp_path / "mine")
+    assert again[0].name == "clear_2.png" and load_image(tmp_path / "mine" / "clear.png").getpixel((0, 0))[0] == 255
+
+
+# --- An index -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def unlabelled(toy_folder, tmp_path_factory):
+    """Pictures without labels, in folders of two depths, one of them broken."""
+    root = tmp_path_factory.mktemp("unlabelled")
+    (root / "deep" / "er").mkdir(parents=True)
+    shutil.copy(toy_folder / "emoji" / "gem" / "0.png", root / "a.png")
+    shutil.copy(toy_folder / "emoji" / "ball" / "0.png", root / "deep" / "er" / "b.png")
+    shutil.copy(toy_folder / "sketch" / "box" / "0.png", root / "deep" / "c.png")
+    (root / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    return root
+
+
+def test_an_index_finds_the_picture_itself_and_lives_on_in_its_file(model, unlabelled, tmp_path):
+    index = ImageIndex.build(model, unlabelled)
+    assert sorted(index.paths) == ["a.png", "deep/c.png", "deep/er/b.png"]
+    assert [path.name for path, _ in index.skipped] == ["broken.jpg"]
+    scores, names = index.search(query_feature(model, unlabelled / "deep" / "c.png"), k=2)
+    assert names[0, 0] == "deep/c.png" and scores[0, 0] > 0.9999 and names.shape == (1, 2)
+    torch.testing.assert_close(index.features[index.paths.tolist().index("a.png")][None],
+                               embed(model, [load_image(unlabelled / "a.png")]), atol=1e-4, rtol=1e-4)
+    stored = ImageIndex.load(index.save(tmp_path / "sub" / "mine"), model)
+    assert stored.root == unlabelled and torch.equal(stored.features, index.features)
+    assert stored.paths.tolist() == index.paths.tolist()
+    assert query_feature(model, "a red ball").shape == (1, index.features.shape[1])
+
+
+def test_an_index_refuses_what_it_cannot_answer(model, unlabelled, tmp_path):
+    path = ImageIndex.build(model, unlabelled).save(tmp_path / "mine.npz")
+    other = ZeroShot(load_clip("mini"), ["a", "b"], ["any"], load_preset("mini")).eval()
+    ImageIndex.load(path, other)                                                  # the same weights: the same model
+    with torch.no_grad():
+        other.clip.model.visual.proj += 0.01
+    with pytest.raises(UserError, match="made by another model"):
+        ImageIndex.load(path, other)
+    with pytest.raises(UserError, match="There is no index"):
+        ImageIndex.load(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("no")
+    with pytest.raises(UserError, match="is not an index"):
+        ImageIndex.load(tmp_path / "text.npz")
+    with pytest.raises(UserError, match="There is no folder"):
+        ImageIndex.build(model, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="There is no image under"):
+        ImageIndex.build(model, tmp_path / "empty")
+    with pytest.raises(UserError, match="no words"):
+        query_feature(model, "  ")
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        query_feature(model, unlabelled / "broken.jpg")
+
+
+def test_the_command_line_indexes_and_searches(unlabelled, tmp_path, capsys):
+    out = tmp_path / "index.npz"
+    cli.main(["index", str(unlabelled), "--out", str(out)])
+    assert "Skipped" in capsys.readouterr().out
+    cli.main(["search", "--index", str(out), "--image", str(unlabelled / "a.png"), "-k", "1"])
+    assert capsys.readouterr().out.strip().endswith("a.png")
