@@ -24,7 +24,7 @@ COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", 
 
 def draw(args):
     """Lay PictoNet out as domain/class/image.png."""
-    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size)
+    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size, jobs=os.cpu_count() or 1)
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 

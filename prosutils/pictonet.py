@@ -4,14 +4,18 @@ The archive `data/pictonet.zip` (made by `data_scripts/build_pictonet.py`) holds
 and `manifest.json`. An SVG is the complete picture: the pencil of the sketch domain, the grid of the pixel domain
 and the palette of two-tone clipart are written into it, so a drawing comes out alike at every size.
 """
+import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import resources
 from pathlib import Path
 
@@ -88,11 +92,12 @@ def stamp(size: int) -> dict:
     return {"benchmark": "PictoNet", "size": size, "manifest": hashlib.sha256(_manifest_bytes()).hexdigest()}
 
 
-def lay_out(folder: Path | str, size: int = 64, progress: bool = True) -> Path:
+def lay_out(folder: Path | str, size: int = 64, progress: bool = True, jobs: int = 1) -> Path:
     """Draw PictoNet into `folder`/domain/class/<set>_<icon>.png (RGB on white, size x size) and return the folder.
 
     Atomic: the folder appears when it is complete. A second call with the same size returns at once; a folder of
-    another size or version of PictoNet is replaced.
+    another size or version of PictoNet is replaced. jobs: processes that draw; above 1 only in a program whose start is
+    under `if __name__ == "__main__"`, as the processes import it.
     Raises UserError: the folder holds something else, it cannot be written, or the size is below 16.
     """
     folder = Path(folder)
@@ -105,7 +110,7 @@ def lay_out(folder: Path | str, size: int = 64, progress: bool = True) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".pictonet-", dir=folder.parent) as work:
-            draw_all(Path(work) / "new", size, progress)
+            draw_all(Path(work) / "new", size, progress, jobs)
             if folder.exists():
                 os.replace(folder, Path(work) / "old")
             os.replace(Path(work) / "new", folder)
@@ -123,13 +128,27 @@ def read_stamp(folder: Path) -> dict | None:
     return found if isinstance(found, dict) and found.get("benchmark") == "PictoNet" else None
 
 
-def draw_all(folder: Path, size: int, progress: bool) -> None:
+def draw_all(folder: Path, size: int, progress: bool, jobs: int = 1) -> None:
     """Every drawing as domain/class/<set>_<icon>.png, and the stamp."""
-    for record in tqdm(manifest(), desc=f"PictoNet at {size} px", unit=" drawings", disable=not progress):
+    bar = tqdm(total=len(manifest()), desc=f"PictoNet at {size} px", unit=" drawings", disable=not progress)
+    parts = [manifest()[start:start + 100] for start in range(0, len(manifest()), 100)]
+    with contextlib.ExitStack() as stack:
+        run = map
+        if jobs > 1:
+            run = stack.enter_context(ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))).map
+        for drawn in run(draw_some, itertools.repeat(folder), itertools.repeat(size), parts):
+            bar.update(drawn)
+    bar.close()
+    (folder / STAMP).write_text(json.dumps(stamp(size)), encoding="utf-8")
+
+
+def draw_some(folder: Path, size: int, records: Sequence[dict]) -> int:
+    """Some records as files; returns their number."""
+    for record in records:
         path = folder / record["domain"] / record["class"] / f"{record['set']}_{record['icon']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         load_drawing(record, size).save(path)
-    (folder / STAMP).write_text(json.dumps(stamp(size)), encoding="utf-8")
+    return len(records)
 
 
 def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96) -> Image.Image:

@@ -125,7 +125,7 @@ def files(folder):
 
 def test_lay_out_is_reproducible(few, tmp_path):
     first = pictonet.lay_out(tmp_path / "a", progress=False)
-    second = pictonet.lay_out(tmp_path / "deeper" / "b", progress=False)
+    second = pictonet.lay_out(tmp_path / "deeper" / "b", progress=False, jobs=2)
     assert files(first) == files(second) and len(files(first)) == len(few) + 1
     record = few[0]
     image = Image.open(first / record["domain"] / record["class"] / f"{record['set']}_{record['icon']}.png")
