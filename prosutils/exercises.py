@@ -9,11 +9,14 @@
 The learner's function is tried on small inputs and what is wrong is said in words. Afterwards NAME is the learner's
 function if it is right, and the package's own else, so that a notebook runs to its end with exercises unsolved.
 """
+import contextlib
 import copy
 import dis
 import inspect
 import linecache
+import signal
 import textwrap
+import threading
 import traceback
 
 import numpy as np
@@ -29,7 +32,10 @@ NOT_SOLVED = f"Not solved yet: {GOES_ON}"
 EXPLAINED = {NameError: "Is it a typing error, or a name that only exists elsewhere?",
              IndexError: "Some number is too large for the axis it indexes.",
              ZeroDivisionError: "What if there is nothing to count?",
-             RuntimeError: "Compare the shapes of what stands in this line."}
+             RuntimeError: "Compare the shapes of what stands in this line.",
+             TimeoutError: "Does the loop ever reach its end?"}
+#: Longer than any right answer takes on a slow machine.
+SECONDS = 20
 #: What an empty function consists of.
 IDLE = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
 
@@ -121,7 +127,8 @@ def attempt(exercise, function, case, right):
     """The learner's result for a case as a tensor, and what is wrong with it before its numbers are looked at."""
     given = copy.deepcopy(case)
     try:
-        result = function(*given)
+        with time_limit(SECONDS):
+            result = function(*given)
     except NotImplementedError:
         return None, NOT_SOLVED
     except Exception as error:
@@ -140,6 +147,25 @@ def attempt(exercise, function, case, right):
         wanted = "a tensor" if torch.is_tensor(right) and right.ndim else exercise.shape
         return None, f"Your function returns {kind_of(result)}. Wanted is {wanted}."
     return yours, None
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    """TimeoutError after so many seconds, where the system can interrupt a function (not on Windows or in a thread)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError(f"the function did not end within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def known_mistake(exercise, tried, wrong):

@@ -220,6 +220,14 @@ def test_broken_answer_is_explained_without_traceback(submit, name, cell, words)
     assert namespace[name] is EXERCISES[name].right
 
 
+def test_an_endless_loop_is_ended_and_named(submit, monkeypatch):
+    monkeypatch.setattr(exercises, "SECONDS", 1)
+    told, namespace = submit("read_out", written("read_out", "while True:\n    pass"))
+    assert "Line 3 stops with a TimeoutError" in told or "Line 4 stops with a TimeoutError" in told
+    assert "did not end within 1 seconds. Does the loop ever reach its end?" in told
+    assert namespace["read_out"] is EXERCISES["read_out"].right
+
+
 @pytest.mark.parametrize("body", ["...", '"What it returns."\n...', "pass", "return ...", "raise NotImplementedError"])
 def test_empty_answer_is_not_solved(submit, body):
     told, namespace = submit("read_out", written("read_out", body))

@@ -103,7 +103,7 @@ def arguments(tmp_path, samples=64):
 
 
 def test_it_learns_and_what_it_ships_loads(icons, tmp_path):
-    args = arguments(tmp_path, samples=16 * 60)
+    args = arguments(tmp_path, samples=16 * 30)
     training = pretrain.Pretraining(icons, args)
     training.run(tmp_path / "checkpoint.pt")
     assert training.log[-1]["loss"] < training.log[0]["loss"]
