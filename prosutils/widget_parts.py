@@ -1,0 +1,165 @@
+"""What the widgets are made of, without a browser: searches, drawings, prompt units, pictures as HTML."""
+import base64
+import html
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from .config import UserError
+from .domains import inverted_domains
+from .evaluation import embed, model_transform, rank, switch_options
+from .pictures import thumbnail
+from .plots import embed_rows
+
+#: Pixels of a drawing as the models get it, and how much of them its longer side takes: the median of PictoNet's
+#: sketches. What is smaller than `LEAST` of the canvas is enlarged as if it were as large: a dot stays a dot.
+SIDE, FILL, LEAST = 224, 0.83, 0.3
+BLANK = "The canvas is empty: draw on it with the pointer, or press space on it and use the arrow keys."
+
+
+# --- Searches -----------------------------------------------------------------------------------------------
+
+def named(models):
+    """{name: model} of a model, of several, or of such a dict."""
+    if isinstance(models, dict):
+        return models
+    models = models if isinstance(models, (list, tuple)) else [models]
+    return {model.method: model for model in models}
+
+
+class Search:
+    """A gallery of G pictures (rows of `data`) whose features by `model` are computed once.
+
+    Queries are features [1, D]; answers are scores [k] and places [k] in the gallery, lists, best first.
+    """
+
+    def __init__(self, model, data, gallery):
+        self.model, self.data, self.gallery = model, data, torch.as_tensor(gallery)
+        self.features = embed_rows(model, data, self.gallery)                    # [G, D]
+        self.options = switch_options(model.config.switches)
+
+    def row(self, row):
+        """Feature of a row of `data`."""
+        return embed_rows(self.model, self.data, torch.tensor([row]))
+
+    def drawing(self, image):
+        """Feature of a drawing; a model that was trained on inverted sketches gets it inverted."""
+        return embed(self.model, [ImageOps.invert(image) if inverted_domains(self.model.config.switches) else image])
+
+    @torch.no_grad()
+    def words(self, words):
+        """Feature of words, asked for as in the training captions."""
+        return self.model.clip.encode_text([f"a photo of {words}"]).float().cpu()
+
+    def rank(self, query, k, similarity=None):
+        scores, places = rank(query, self.features, similarity or self.options["similarity"], k)
+        return scores[0].tolist(), places[0].tolist()
+
+
+# --- Drawings -----------------------------------------------------------------------------------------------
+
+def decode_drawing(url):
+    """The drawing in a canvas's `data:image/png;base64,...` address, on white, RGB. UserError where it is none."""
+    head, _, body = url.partition(",")
+    if head != "data:image/png;base64":
+        raise UserError("A drawing has to come as data:image/png;base64,...")
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGBA")
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        raise UserError(f"The drawing did not arrive whole ({type(error).__name__}): draw on, and it is sent "
+                        "again.") from None
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def place_drawing(image):
+    """A drawing, dark on white, cropped and centred as the benchmark's sketches are: RGB, SIDE x SIDE pixels.
+
+    Raises UserError where nothing is drawn.
+    """
+    box = ImageOps.invert(image.convert("L")).point(lambda ink: 255 * (ink > 40)).getbbox()
+    if box is None:
+        raise UserError(BLANK)
+    cut = image.convert("RGB").crop(box)
+    factor = FILL * SIDE / max(*cut.size, LEAST * max(image.size))
+    cut = cut.resize([max(1, round(factor * length)) for length in cut.size], Image.Resampling.LANCZOS)
+    placed = Image.new("RGB", (SIDE, SIDE), "white")
+    placed.paste(cut, [(SIDE - length) // 2 for length in cut.size])
+    return placed
+
+
+def example_drawing():
+    """An umbrella in a few strokes: what the picture of a pad shows that nobody has drawn on."""
+    image = Image.new("RGB", (280, 280), "white")
+    draw = ImageDraw.Draw(image)
+    draw.arc((30, 40, 250, 260), 180, 360, "#222222", 14)
+    for left in (30, 103, 176):
+        draw.arc((left, 118, left + 74, 182), 180, 360, "#222222", 12)
+    draw.line((140, 40, 140, 232), "#222222", 14)
+    draw.arc((140, 206, 190, 260), 0, 180, "#222222", 14)
+    return image
+
+
+# --- Prompt units -------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def unit_features(model, images, domain_index, class_index, domain_scale=1.0, class_scale=1.0):
+    """Features [B, D] by stage 1's path, each picture's two units multiplied by a number, without dropout.
+
+    images [B, 3, H, W], normalised; indices [B] into the model's domains and classes.
+    """
+    device, factors = model.units.domain.device, torch.tensor([domain_scale, class_scale])[:, None]
+    units = model.units.own(domain_index.to(device), class_index.to(device)) * factors.to(device)
+    was_training = model.training
+    model.eval()
+    features = model.encode_with_prompts(images.to(device), units)
+    model.train(was_training)
+    return features.float().cpu()
+
+
+def with_own_units(model, data, rows, batch_size=128):
+    """Features [n, D] of rows of training domains and seen classes, each with its own units."""
+    transform, features = model_transform(model), []
+    for batch in torch.as_tensor(rows).split(batch_size):
+        images = torch.stack([transform(data.load(row)) for row in batch.tolist()])
+        domains, classes = ([known.index(names[i]) for i in index[batch]] for known, names, index in (
+            (model.domains, data.domains, data.domain_index), (model.classes, data.classes, data.class_index)))
+        features.append(unit_features(model, images, torch.tensor(domains), torch.tensor(classes)))
+    return torch.cat(features)
+
+
+# --- Pictures and points for a page -------------------------------------------------------------------------
+
+def picture_url(image, side=48):
+    """A picture, at most `side` pixels wide, as a `data:` address; 64 colours take a third of the room."""
+    buffer = io.BytesIO()
+    thumbnail(image, side).quantize(64).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def strip_html(data, rows, class_index, label):
+    """Ranked rows of `data` as a list of pictures, each marked as a hit (✓) or a miss (✗) and with its class."""
+    cells = []
+    for row in map(int, rows):
+        hit, name = int(data.class_index[row]) == class_index, data.classes[data.class_index[row]].replace("_", " ")
+        cells.append(f'<figure role="listitem" class="pros-cell {"hit" if hit else "miss"}">'
+                     f'<img src="{picture_url(data.load(row), 64)}" alt=""><figcaption>'
+                     f'<b aria-label="{"hit" if hit else "miss"}">{"✓" if hit else "✗"}</b> {html.escape(name)}'
+                     "</figcaption></figure>")
+    return f'<div role="list" class="pros-strip" aria-label="{html.escape(label)}">{"".join(cells)}</div>'
+
+
+def query_html(data, row):
+    """The query: its picture with class and domain."""
+    name, domain = (html.escape(x.replace("_", " ")) for x in (data.classes[data.class_index[row]],
+                                                               data.domains[data.domain_index[row]]))
+    return (f'<figure class="pros-query"><img src="{picture_url(data.load(row), 96)}" alt="the query"><figcaption>'
+            f'<b>{name}</b><br>{domain}</figcaption></figure>')
+
+
+def unit_square(points):
+    """Points [n, 2] moved and scaled into 0 to 1, their proportions kept, y turned down as on a screen; 4 digits."""
+    points = np.asarray(points, dtype=float)
+    middle, reach = (points.max(0) + points.min(0)) / 2, max(np.ptp(points, axis=0).max(), 1e-9)
+    return ((points - middle) / reach * [1, -1] + 0.5).round(4)
