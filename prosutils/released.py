@@ -44,7 +44,7 @@ def load_released_checkpoint(path, classes, domains):
     stored = read_released(path)
     length = stored["text_prompt_learner.ctx"].shape[0] if "text_prompt_learner.ctx" in stored else 16
     switches = replace(Switches.released(), dropout="paper")
-    config = load_preset("pacs", pretrained=None, context_tokens=length, switches=vars(switches))
+    config = load_preset("domainnet", pretrained=None, context_tokens=length, switches=vars(switches))
     model = ProS(load_clip(BACKBONE), classes, domains, config)
     own = dict(model.named_parameters()) | {"context.embeddings": model.context.embeddings}
     wanted = {released_name(name): tensor for name, tensor in own.items() if released_name(name)}

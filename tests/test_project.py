@@ -22,7 +22,7 @@ TARGETS = ("help", "tutorial", "test", "lab", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them.
 ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator", "pros", "ablations",
          "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises", "training", "released",
-         "experiment", "grid", "own_images", "pictures", "diagrams", "plots", "widgets", "cli", "__main__")
+         "experiment", "grid", "own_images", "pictures", "diagrams", "plots", "widget_parts", "widgets", "cli", "__main__")
 MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
 
 
