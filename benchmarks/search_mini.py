@@ -23,15 +23,14 @@ from prosutils.training import build_model, mean_average_precision, train
 TRIAL = ["method", "settings", "unseen_domain", "seed"]
 
 
-def measure(method, settings, unseen_domain, seed):
-    """Train one trial and measure it: a row of the table."""
-    config = load_preset("mini", unseen_domain=unseen_domain, seed=seed, **parse_settings(settings))
+def measure(method, config):
+    """Train one trial and measure it: what the table says of it."""
     run = prepare(config, progress=False)
     split, data = run.split, run.data
     model, start = build_model(method, run.clip, split, run.config), time.time()
     history = train(model, split, progress=False) if model.stages else pd.DataFrame(columns=["loss", "images"])
     seconds = round(time.time() - start)
-    query = data.rows([unseen_domain], split.val_classes)
+    query = data.rows([split.unseen_domain], split.val_classes)
     return dict(val=mean_average_precision(model, data, query, split.val_gallery),
                 val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
                 loss=history.loss.iloc[-1].item() if len(history) else None,
@@ -51,7 +50,8 @@ def main():
     known = pd.read_csv(args.table, keep_default_na=False) if args.table.exists() else pd.DataFrame(columns=TRIAL)
     if (known[TRIAL].astype(str) == pd.Series(trial).astype(str)).all(axis=1).any():
         return print("Already in the table:", trial)
-    row = trial | measure(args.method, args.settings, args.unseen_domain, args.seed)
+    config = load_preset("mini", unseen_domain=args.unseen_domain, seed=args.seed, **parse_settings(args.settings))
+    row = trial | measure(args.method, config)
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
     with open(args.table.with_suffix(".lock"), "w") as lock:                # two searches may run side by side
         fcntl.flock(lock, fcntl.LOCK_EX)

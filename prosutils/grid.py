@@ -34,19 +34,23 @@ class Case:
     settings: dict = field(default_factory=dict)
     at_test: dict = field(default_factory=dict)
     oracle: bool = False                         # see Training
+    rates: float = 1.0                           # factor of all learning rates
 
 
-BASELINES = {METHODS[key].method: Case(key) for key in (
+#: Factor of the preset's rates where it is not 1, by the same budget for every method (benchmarks/tune_methods.py).
+RATES = {"full": 0.01}
+BASELINES = {METHODS[key].method: Case(key, rates=RATES.get(key, 1.0)) for key in (
     "zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")}
-ABLATIONS = {METHODS[key].method: Case(key) for key in (
+PROS = {"ProS": BASELINES["ProS"]}                  # every table holds what it compares with
+ABLATIONS = PROS | {METHODS[key].method: Case(key) for key in (
     "pros-no-mask", "pros-removed-units", "pros-domain-units", "pros-class-units", "pros-no-units")} | {
     "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
     "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
     "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0)))} | {
     f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
-ORACLES = {f"{METHODS[key].method}, held-out domain trained too": Case(key, oracle=True)
+ORACLES = {f"{METHODS[key].method}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
            for key in ("heads", "full", "pros")}
-SWITCHES = {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
+SWITCHES = PROS | {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
             for name in ("similarity", "average_precision")} | {
     f"ProS, {name}=released": Case("pros", dict(switches={name: "released"}))
     for name in ("read_out", "dropout", "normalisation", "selection", "polarity")} | {
@@ -125,8 +129,16 @@ def by_training(cases, preset, settings):
     for name, domain, seed in cases:
         case = find_case(name)
         config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
-        groups.setdefault(Training(case.method, config, case.oracle), []).append(name)
+        groups.setdefault(Training(case.method, with_rates(config, case.rates), case.oracle), []).append(name)
     return groups
+
+
+def with_rates(config, factor):
+    """A configuration with all learning rates multiplied."""
+    def scaled(stage):
+        return dataclasses.replace(stage, **{name: getattr(stage, name) * factor
+                                             for name in ("lr", "lr_simulator", "lr_heads")})
+    return dataclasses.replace(config, stage1=scaled(config.stage1), stage2=scaled(config.stage2))
 
 
 def measure(training, names, artifacts, data):

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from prosutils import UserError, make_split
-from prosutils.grid import (GRIDS, by_training, choose, find_case, markdown, measure, merged, run_grid, summary,
+from prosutils import UserError, load_preset, make_split
+from prosutils.grid import (GRIDS, RATES, by_training, choose, find_case, markdown, measure, merged, run_grid, summary,
                             with_held_out_domain)
 
 SHORT = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=1, batch_size=6))
@@ -74,11 +74,20 @@ def test_ablations_and_oracles_name_methods_that_exist():
             assert find_case(name) is grid[name]
     assert merged(dict(stage2=dict(epochs=1), seed=0), dict(stage2=dict(lr=1.0))) == dict(
         stage2=dict(epochs=1, lr=1.0), seed=0)
-    assert choose(["switches", "baselines"], ["ProS", "Heads only"]) == ["Heads only", "ProS"]
+    assert choose(["baselines", "switches"], ["ProS", "Heads only"]) == ["Heads only", "ProS"]
     with pytest.raises(UserError, match="Unknown grid 'all'. Known: ablations, baselines"):
         choose(["all"])
     with pytest.raises(UserError, match="Unknown case 'Pros'. Known: CoOp"):
         choose(["baselines"], ["Pros"])
+
+
+def test_rates_are_scaled_in_both_stages():
+    slow, usual = by_training([("Full fine-tuning", "sketch", 0), ("Heads only", "sketch", 0)], "mini", {})
+    factor = RATES["full"]
+    for stage in ("stage1", "stage2"):
+        for name in ("lr", "lr_simulator", "lr_heads"):
+            assert getattr(getattr(slow.config, stage), name) == getattr(getattr(usual.config, stage), name) * factor
+    assert usual.config == load_preset("mini", unseen_domain="sketch", seed=0)
 
 
 def test_cases_that_differ_in_the_ranking_alone_share_a_training():
