@@ -1,9 +1,23 @@
 """Presets: every number of a run, with its source. A learner's laptop and a data-centre GPU differ only here."""
 import dataclasses
+import hashlib
+import tempfile
 from dataclasses import dataclass, field, fields, replace
-from typing import get_args, Literal
+from pathlib import Path
+from typing import Literal, get_args
+
+from filelock import FileLock
 
 Choice = Literal["paper", "released"]
+
+
+def only_one(folder):
+    """A lock: while one process (a notebook, say) makes something in `folder`, others of this user wait.
+
+    It lies among the system's temporary files, so that nothing is left in `folder` or beside it.
+    """
+    name = hashlib.sha256(f"{Path.home()} {Path(folder).resolve()}".encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"prosutils-{name}.lock")
 
 
 class UserError(ValueError):

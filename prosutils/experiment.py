@@ -9,7 +9,7 @@ import torch
 from . import pictonet
 from .backbone import load_clip
 from .benchmarks import Benchmark, load_benchmark
-from .config import UserError
+from .config import UserError, only_one
 from .domains import ImageDomains
 from .evaluation import evaluate_all
 from .splits import protocol_splits
@@ -49,11 +49,12 @@ class Experiment:
             return model.requires_grad_(False).eval(), pd.DataFrame()
         folder = self.folder(method)
         finished, history = folder / "model.pt", folder / "history.csv"
-        if finished.exists() and history.exists() and same_run(finished, model):
-            return load_checkpoint(finished, self.clip).to(self.device), pd.read_csv(history)
-        table = train(model, self.split, folder, resume, progress)
-        write_table(table, history)
-        save_checkpoint(model, finished)
+        with only_one(folder):
+            if finished.exists() and history.exists() and same_run(finished, model):
+                return load_checkpoint(finished, self.clip).to(self.device), pd.read_csv(history)
+            table = train(model, self.split, folder, resume, progress)
+            write_table(table, history)
+            save_checkpoint(model, finished)
         return model, table
 
     def evaluate(self, model, progress=False):

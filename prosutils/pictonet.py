@@ -25,7 +25,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from prosutils.config import UserError
+from prosutils.config import UserError, only_one
 
 PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"
@@ -105,6 +105,14 @@ def lay_out(folder: Path | str, size: int = 64, progress: bool = True, jobs: int
         raise UserError(f"PictoNet cannot be drawn at {size} pixels; ask for 16 or more (mini-CLIP: 64, CLIP: 224).")
     if read_stamp(folder) == stamp(size):
         return folder
+    with only_one(folder):
+        if read_stamp(folder) != stamp(size):                    # nobody else has drawn it meanwhile
+            replace_folder(folder, size, progress, jobs)
+    return folder
+
+
+def replace_folder(folder: Path, size: int, progress: bool, jobs: int) -> None:
+    """Draw beside `folder` and move it there in one step."""
     if folder.exists() and read_stamp(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not PictoNet; choose a new or empty folder.")
     try:
@@ -116,7 +124,6 @@ def lay_out(folder: Path | str, size: int = 64, progress: bool = True, jobs: int
             os.replace(Path(work) / "new", folder)
     except OSError as error:
         raise UserError(f"Cannot write PictoNet to {folder} ({error.strerror}); choose another folder.") from error
-    return folder
 
 
 def read_stamp(folder: Path) -> dict | None:

@@ -7,8 +7,10 @@ import os
 import stat
 import sys
 import tarfile
+import time
 import zipfile
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,21 @@ def test_another_size_replaces_the_folder(few, tmp_path):
     pictonet.lay_out(tmp_path / "a", size=32, progress=False)
     assert Image.open(next((tmp_path / "a").rglob("*.png"))).size == (32, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_two_that_lay_out_at_once_draw_once(few, tmp_path, monkeypatch):
+    """As two notebooks do that are opened together: the second waits for the first and takes its folder."""
+    drawn, draw_all = [], pictonet.draw_all
+
+    def slowly(*args):
+        drawn.append(args)
+        time.sleep(0.5)
+        draw_all(*args)
+
+    monkeypatch.setattr(pictonet, "draw_all", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: pictonet.lay_out(tmp_path / "a", progress=False), range(2)))
+    assert len(drawn) == 1 and len(files(tmp_path / "a")) == len(few) + 1
 
 
 def test_an_interrupted_layout_leaves_nothing(few, tmp_path, monkeypatch):
