@@ -38,6 +38,7 @@ PIXELS = 64                       # of a rendered icon; augmentation cuts 56 x 5
 ICONS_PER_NAME = 4                # variants (outline, filled, ...) of one name taken from one set
 COPY_DISTANCE = 0.03              # mean difference of two 16 x 16 thumbnails under which an icon counts as a copy
 AREAS = 12                        # colours at most for the closed areas of one drawing
+LOG_EVERY = 50                    # steps between two rows of the loss curve
 ALLOWED = re.compile(r"MIT|Apache|ISC|BSD|MPL|OFL|CC0|CC-BY-[34]|Unlicense")
 EMOJI_SETS = ("noto", "twemoji", "emojione", "fluent-emoji-flat", "fxemoji")      # only their words are read
 STYLE_SUFFIX = re.compile(
@@ -442,7 +443,7 @@ class Pretraining:
             self.seconds += time.perf_counter() - start
             self.step += 1
             bar.update()
-            if self.step % 50 == 0 or self.step == self.steps:
+            if self.step % LOG_EVERY == 0 or self.step == self.steps:
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
                 self.log.append(dict(step=self.step, samples=self.step * self.args.batch, loss=round(loss, 4),
                                      accuracy=round(accuracy, 4), seconds=round(self.seconds)))

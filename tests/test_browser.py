@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser to 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+StaleElementReferenceException = pytest.importorskip("selenium.common.exceptions").StaleElementReferenceException
 
 START = """from dataclasses import replace
 
@@ -47,11 +48,14 @@ SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForU
 
 
 def wait_for(condition, seconds=60, what="the page"):
-    """The first true value of `condition()`."""
+    """The first true value of `condition()`; an element that is drawn anew meanwhile is not there yet."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := condition():
-            return found
+        try:
+            if found := condition():
+                return found
+        except StaleElementReferenceException:
+            pass
         time.sleep(0.1)
     raise AssertionError(f"waited {seconds} s for {what}")
 
@@ -237,7 +241,8 @@ def test_the_rank_explorer_follows_the_keyboard(page, shoot):
     before = box.find_element(By.CSS_SELECTOR, ".pros").get_attribute("innerHTML")
     choose_by_keyboard(page, labelled(page, "Class"), Keys.ARROW_DOWN)
     wait_for(lambda: box.find_element(By.CSS_SELECTOR, ".pros").get_attribute("innerHTML") != before, 20, "ranks")
-    assert {x.text for x in box.find_elements(By.CSS_SELECTOR, ".pros-cell b")} <= {"✓", "✗"}
+    marks = wait_for(lambda: {x.text for x in box.find_elements(By.CSS_SELECTOR, ".pros-cell b")}, 10, "marks")
+    assert marks <= {"✓", "✗"}
     shoot("ranks", box)
 
 

@@ -102,8 +102,9 @@ def arguments(tmp_path, samples=64):
                            "--out", str(tmp_path / "mini.safetensors")])
 
 
-def test_it_learns_and_what_it_ships_loads(icons, tmp_path):
-    args = arguments(tmp_path, samples=16 * 30)
+def test_it_learns_and_what_it_ships_loads(icons, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "LOG_EVERY", 15)
+    args = arguments(tmp_path, samples=16 * 45)
     training = pretrain.Pretraining(icons, args)
     training.run(tmp_path / "checkpoint.pt")
     assert training.log[-1]["loss"] < training.log[0]["loss"]
