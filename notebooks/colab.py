@@ -106,8 +106,9 @@ def with_badge(notebook, name):
         lines.pop(0)
     title["source"] = [BADGE.format(repository=repository, name=name) + "\n", "\n", *lines]
     source = CELL.format(repository=repository, folder=repository.split("/")[1]).splitlines(keepends=True)
-    cell = dict(cell_type="code", execution_count=None, id="colab", metadata=dict(tags=["colab"]), outputs=[],
-                source=source)
+    before = next((other for other in others if other.get("id") == "colab"), {})
+    cell = dict(cell_type="code", execution_count=before.get("execution_count"), id="colab",
+                metadata=dict(tags=["colab"]), outputs=[], source=source)
     notebook["cells"] = [title, cell, *(other for other in others if other.get("id") != "colab")]
 
 
