@@ -25,6 +25,7 @@ from .pros import ProS
 from .widget_parts import (Search, decode_drawing, example_drawing, named, picture_url, place_drawing,
                            query_html, strip_html, unit_features, unit_square, with_own_units)
 
+
 def asset(name):
     """A text file that ships with the package."""
     return resources.files("prosutils").joinpath("data", name).read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ class WithPicture:
 class SketchSearch(WithPicture, anywidget.AnyWidget):
     """The pad of `sketch_search`. `drawing` and `words` come from the browser, `answer` goes back to it."""
     title = "sketch_search: run this cell, then draw"
-    _esm, _css = asset("sketch_pad.js"), asset("widgets.css")
+    _esm, _css = asset("element.js") + asset("sketch_pad.js"), asset("widgets.css")
     gallery = traitlets.List().tag(sync=True)                       # [picture, class name] of each gallery picture
     strokes = traitlets.List().tag(sync=True, echo_update=False)    # what is on the canvas: a second view has it too
     drawing = traitlets.Unicode().tag(sync=True, echo_update=False)
@@ -314,7 +315,7 @@ def unit_explorer(model, data, split, k=9):
 
 class MapExplorer(WithPicture, anywidget.AnyWidget):
     title = "map_explorer: run this cell, then point at a picture"
-    _esm, _css = asset("map_explorer.js"), asset("widgets.css")
+    _esm, _css = asset("element.js") + asset("map_explorer.js"), asset("widgets.css")
     pictures = traitlets.List().tag(sync=True)      # n addresses
     maps = traitlets.Dict().tag(sync=True)          # {name: n points, each [x, y] in 0 to 1, y down}
     kinds = traitlets.Dict().tag(sync=True)         # {"class" | "domain": {names, colours, index of each picture}}

@@ -1,16 +1,6 @@
 // The map of map_explorer: points to hover or step through, a legend that brushes, several maps of the same pictures.
 const SIZE = 460, EDGE = 16, FAINT = "#CBD3DA", SVG = "http://www.w3.org/2000/svg";
 
-function element(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in node && !name.startsWith("aria")) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
 function drawn(tag, attributes) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);

@@ -2,16 +2,6 @@
 // A stroke is {width, erase, points: [[x, y], ...]}; {clear: true} empties the pad and can be undone as well.
 const SIZE = 280, INK = "#222222", PAUSE = 120;
 
-function element(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in node && !name.startsWith("aria")) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
 function paint(context, strokes) {
   context.fillStyle = "white";
   context.fillRect(0, 0, SIZE, SIZE);
