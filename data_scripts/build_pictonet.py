@@ -191,7 +191,6 @@ def ink_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
 
 
 @functools.cache
-@functools.cache
 def framed(icon: Icon, margin: float = MARGIN) -> tuple:
     """The square box around what is drawn, with a margin; ValueError where nothing is drawn."""
     x, y, w, h = icon.box

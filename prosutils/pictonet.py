@@ -12,6 +12,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ SHEET = {  # class: which drawing of each domain the contact sheet shows
     "cat": (2, 2, 0, 0, 1, 1), "flower": (3, 0, 1, 2, 2, 1), "ghost": (5, 1, 1, 1, 1, 0),
     "guitar": (3, 0, 0, 0, 1, 1), "house": (2, 4, 0, 2, 0, 1), "robot": (1, 2, 1, 0, 0, 1),
     "rocket": (4, 1, 0, 0, 0, 1), "sailboat": (1, 2, 0, 0, 1, 0), "umbrella": (2, 0, 3, 1, 0, 1)}
+PENCIL_PIXELS = 128  # the pencil's filter costs time by the pixel and draws nothing finer than this
 STAMP = "pictonet.json"  # in a laid-out folder: which drawings it holds, and at what size
 
 
@@ -68,8 +70,9 @@ def classes() -> dict[str, list[str]]:
 def render(data: bytes, size: int) -> Image.Image:
     """A drawing's SVG or WebP bytes as an RGB image of size x size pixels on white."""
     if data.startswith(b"<svg"):
-        svg = data.decode().replace("<svg", f'<svg width="{size}" height="{size}"', 1)
-        data = bytes(resvg_py.svg_to_bytes(svg_string=svg))
+        side = min(size, PENCIL_PIXELS) if b'id="pencil"' in data else size
+        svg = data.decode().replace("<svg", f'<svg width="{side}" height="{side}"', 1)
+        data = bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))
     picture = Image.open(io.BytesIO(data)).convert("RGBA")
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)
@@ -137,15 +140,17 @@ def read_stamp(folder: Path) -> dict | None:
 
 def draw_all(folder: Path, size: int, progress: bool, jobs: int = 1) -> None:
     """Every drawing as domain/class/<set>_<icon>.png, and the stamp."""
-    bar = tqdm(total=len(manifest()), desc=f"PictoNet at {size} px", unit=" drawings", disable=not progress)
     parts = [manifest()[start:start + 100] for start in range(0, len(manifest()), 100)]
     with contextlib.ExitStack() as stack:
         run = map
         if jobs > 1:
-            run = stack.enter_context(ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))).map
-        for drawn in run(draw_some, itertools.repeat(folder), itertools.repeat(size), parts):
-            bar.update(drawn)
-    bar.close()
+            # A forked process has everything imported; starting anew (other systems) takes it several seconds.
+            way = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            run = stack.enter_context(ProcessPoolExecutor(jobs, way)).map
+        drawn = run(draw_some, itertools.repeat(folder), itertools.repeat(size), parts)
+        with tqdm(total=len(manifest()), desc=f"PictoNet at {size} px", unit=" drawings", disable=not progress) as bar:
+            for number in drawn:
+                bar.update(number)
     (folder / STAMP).write_text(json.dumps(stamp(size)), encoding="utf-8")
 
 
@@ -154,7 +159,7 @@ def draw_some(folder: Path, size: int, records: Sequence[dict]) -> int:
     for record in records:
         path = folder / record["domain"] / record["class"] / f"{record['set']}_{record['icon']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        load_drawing(record, size).save(path)
+        load_drawing(record, size).save(path, compress_level=1)     # a cache: packed fast, not small
     return len(records)
 
 
