@@ -40,7 +40,7 @@ def main():
 
     table = pd.read_csv(args.table) if args.table.exists() else pd.DataFrame(columns=TRIAL)
     done = set(table[TRIAL].itertuples(index=False, name=None))
-    left = [(method, factor, domain) for method in args.methods for factor in FACTORS[method] for domain in args.domains
+    left = [(method, factor, domain) for domain in args.domains for method in args.methods for factor in FACTORS[method]
             if (method, round(factor, 4), domain) not in done]
     threads = max(1, torch.get_num_threads() // args.jobs)
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
