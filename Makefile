@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 NBGRADER := .venv/nbgrader
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test lab assignments grade
+.PHONY: help tutorial test lab notebooks assignments grade
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test: $(NBGRADER) ## test the package, then run every notebook and compare its m
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
+
+notebooks: $(INSTALLED) ## run every notebook in place and save it with what it shows
+	$(BIN)/python notebooks/execute.py
 
 assignments: $(NBGRADER) ## build the student versions of the assignments (assignments/README.md)
 	$(BIN)/python assignments/course.py release

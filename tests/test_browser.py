@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser to 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+PointerInput = pytest.importorskip("selenium.webdriver.common.actions.pointer_input").PointerInput
 StaleElementReferenceException = pytest.importorskip("selenium.common.exceptions").StaleElementReferenceException
 
 START = """from dataclasses import replace
@@ -42,6 +43,7 @@ plane = torch.pca_lowrank(embed_rows(zero_shot, data, rows))[0]"""
 CELLS = [START, "sketch_search(zero_shot, data, split.gallery, k=7)", "rank_explorer(data, split, zero_shot, k=7)",
          "unit_explorer(pros, data, split, k=7)",
          'map_explorer(data, rows, {"components 1, 2": plane[:, :2], "components 3, 4": plane[:, 2:4]})']
+SAVED = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
 #: Nothing that asks the network or a person, and all cells in the page at once.
 SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "notebook-extension/tracker": {"windowingMode": "none"}}
@@ -67,6 +69,7 @@ def server(tmp_path_factory):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
     notebook.metadata.kernelspec = dict(name="python3", display_name="Python 3", language="python")
     nbformat.write(notebook, folder / "widgets.ipynb")
+    shutil.copy(SAVED, folder)
     for name, values in SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,9 +158,10 @@ def new_answer(page, than):
     return wait_for(settled, what="an answer")
 
 
-def stroke(page, points):
-    """Draw through points [x, y] of the pad, in its pixels, from its middle."""
-    chain = actions(page).move_to_element_with_offset(find(page, ".pros-pad"), *map(round, points[0])).click_and_hold()
+def stroke(page, points, kind="mouse"):
+    """Draw through points [x, y] of the pad, in its pixels, from its middle, with a "mouse" or a finger's "touch"."""
+    chain = webdriver.ActionChains(page, duration=15, devices=[PointerInput(kind, kind)])
+    chain.move_to_element_with_offset(find(page, ".pros-pad"), *map(round, points[0])).click_and_hold()
     for point in points[1:]:
         chain.move_to_element_with_offset(find(page, ".pros-pad"), *map(round, point))
     chain.release().perform()
@@ -190,6 +194,15 @@ def test_an_empty_pad_gets_a_message_and_nothing_is_lost(page):
     actions(page).click(page.find_element(By.XPATH, "//button[text()='Undo']")).perform()
     again = new_answer(page, cleared)
     assert again[1] == before[1] and again[2].endswith(" ms")                     # and the drawing is back
+
+
+def test_a_sketch_is_drawn_with_a_finger(page):
+    before, place = answer(page), page.execute_script("return arguments[0].getBoundingClientRect().y",
+                                                      find(page, ".pros-pad"))
+    stroke(page, [(-90, -90), (-60, 0), (-30, 90)], "touch")
+    assert new_answer(page, before)[2].endswith(" ms")
+    assert page.execute_script("return arguments[0].getBoundingClientRect().y", find(page, ".pros-pad")) == place, (
+        "the page was scrolled")
 
 
 def test_a_sketch_is_drawn_by_keyboard_alone(page):
@@ -282,3 +295,14 @@ def test_the_map_shows_the_picture_under_the_pointer_and_brushes(page, shoot):
 def test_the_widgets_report_no_error(page):
     severe = [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
     assert not [message for message in severe if "widget" in message.lower() or "blob:" in message], severe
+
+
+def test_a_saved_notebook_shows_its_widget_as_a_picture_until_it_is_run(page, server):
+    page.get(server.replace("widgets.ipynb", SAVED.name))
+    wait_for(lambda: page.execute_script("return window.jupyterapp?.shell?.currentWidget?.context?.isReady"), 60,
+             "the saved notebook")
+    run_this = [i for i, cell in enumerate(nbformat.read(SAVED, as_version=4).cells) if "sketch_search(" in cell.source]
+    node = f"window.jupyterapp.shell.currentWidget.content.widgets[{run_this[0]}]?.node"
+    cell = wait_for(lambda: page.execute_script(f"return {node}"), 30, "the widget's cell")
+    picture, = wait_for(lambda: cell.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output img"), 30, "the picture")
+    assert picture.size["width"] > 300 and "rror" not in cell.text
