@@ -25,6 +25,7 @@ c.ExecuteInTime.limit = 90                   # seconds for all answers, even whe
 c.Execute.raise_on_iopub_timeout = False     # such a loop costs the cells after it, not the whole submission
 c.Execute.extra_arguments = [
     "--HistoryManager.hist_file=:memory:",
+    "--IPKernelApp.log_level=40",            # errors only: not a word about every kernel's transport
     "--InteractiveShell.xmode=Minimal",      # a failed test shows its message, not the lines of the test
     f"--IPKernelApp.exec_lines=__import__('runpy').run_path({str(HERE / 'fence.py')!r})",
 ]

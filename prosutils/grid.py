@@ -37,6 +37,8 @@ class Case:
     rates: float = 1.0                           # factor of all learning rates
 
 
+#: Nothing that trains here takes part in ranking images by images.
+SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
 #: Factor of the preset's rates where it is not 1, by the same budget for every method (benchmarks/tune_methods.py).
 RATES = {"full": 0.01}
 BASELINES = {METHODS[key].method: Case(key, rates=RATES.get(key, 1.0)) for key in (
@@ -75,7 +77,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     """
     chosen = choose(names, cases)
     wanted = [(name, domain, seed) for seed in seeds for domain in domains for name in chosen
-              if seed == seeds[0] or METHODS[find_case(name).method].stages]   # nothing is random in zero-shot
+              if seed == seeds[0] or find_case(name).method not in SAME_WITH_EVERY_SEED]
     done = measured_cases(table, preset)
     left = [case for case in wanted if case not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" cases")

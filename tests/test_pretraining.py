@@ -97,14 +97,14 @@ def test_captions_are_true_of_their_pictures(icons):
     assert not any(true[i, j] for i in range(32) for j in range(32) if named[i] != named[j])
 
 
-def arguments(tmp_path, samples=64):
+def arguments(tmp_path, samples=48):
     return pretrain.parse(["--samples", str(samples), "--batch", "16", "--device", "cpu", "--work", str(tmp_path),
                            "--out", str(tmp_path / "mini.safetensors")])
 
 
 def test_it_learns_and_what_it_ships_loads(icons, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "LOG_EVERY", 15)
-    args = arguments(tmp_path, samples=16 * 45)
+    monkeypatch.setattr(pretrain, "LOG_EVERY", 8)
+    args = arguments(tmp_path, samples=16 * 24)
     training = pretrain.Pretraining(icons, args)
     training.run(tmp_path / "checkpoint.pt")
     assert training.log[-1]["loss"] < training.log[0]["loss"]
@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(icons, tmp_path):
     second.run(checkpoint)
     for name, value in straight.clip.state_dict().items():
         torch.testing.assert_close(second.clip.state_dict()[name], value, msg=name)
-    with pytest.raises(UserError, match="run of 64 samples"):
+    with pytest.raises(UserError, match="run of 48 samples"):
         pretrain.Pretraining(icons, arguments(tmp_path, samples=128)).run(checkpoint)
 
 

@@ -18,7 +18,7 @@ else:
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-TARGETS = ("help", "tutorial", "test", "lab", "assignments", "grade")
+TARGETS = ("help", "tutorial", "test", "lab", "notebooks", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them.
 ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator", "pros", "ablations",
          "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises", "training", "released",
@@ -121,6 +121,7 @@ RUNS = {"tutorial": ["-m prosutils tutorial"],
                  "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env "
                  "tests/test_solved_notebooks.py notebooks"],
         "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"],
+        "notebooks": ["notebooks/execute.py"],
         "assignments": ["assignments/course.py release"],
         "grade": ["assignments/course.py grade"]}
 INSTALLS = {target: INSTALL + INSTALL_NBGRADER * (target in ("test", "assignments", "grade")) for target in RUNS}
