@@ -15,11 +15,9 @@ tutorial: $(INSTALLED) ## lay out the drawings, train ProS, measure it beside ze
 
 # Two processes with half of the cores each are quicker than one with all, for operations as small as these.
 test: export OMP_NUM_THREADS := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
-test: PARALLEL := --numprocesses 2 --dist loadfile
-test: SOLVED := tests/test_solved_notebooks.py
-test: $(NBGRADER) ## test the package, then run every notebook and compare its marked outputs
-	$(BIN)/python -m pytest $(PARALLEL) tests --ignore $(SOLVED)
-	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder --nbval-lax --nbval-current-env $(SOLVED) notebooks
+test: $(NBGRADER) ## test the package, run every notebook and compare its marked outputs
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env \
+		tests notebooks
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb

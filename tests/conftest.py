@@ -19,6 +19,11 @@ TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
 TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first: of two processes one trains what notebooks need, the other tests what needs no training."""
+    items.sort(key=lambda item: item.path.name != "test_solved_notebooks.py")
+
+
 def draw_toy(domain, name, number, size=32):
     """A drawing of a class in the style of a domain; `number` moves it a little. PIL RGB, size x size."""
     rng = random.Random(f"{domain}/{name}/{number}")
