@@ -6,6 +6,7 @@ PROSUTILS_SCREENSHOTS=figures writes the pictures of the widgets there; else the
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -149,6 +150,10 @@ def answer(page):
         return [Number(pad.dataset.number), pictures, pad.querySelector(".pros-status").textContent];""")
 
 
+def milliseconds(answer):
+    return float(re.search(r"([\d.]+) ms$", answer[2])[1])
+
+
 def new_answer(page, than):
     """The pad's answer once it is another one than `than`, and no further one is on its way."""
     def settled():
@@ -183,6 +188,7 @@ def test_ranks_change_while_a_sketch_is_drawn_with_the_pointer(page, shoot):
     stroke(page, [(0, -105), (0, -30), (0, 45), (0, 95), *arc(22, 95, 22, 180, 0, 0.9)])
     second = new_answer(page, first)
     assert second[1] != first[1]
+    assert min(milliseconds(first), milliseconds(second)) < 200    # the smaller: other tests run beside this one
     shoot("sketch", find(page, ".pros-sketch"))
 
 
