@@ -40,7 +40,7 @@ class Case:
 #: Nothing that trains here takes part in ranking images by images.
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
 #: Factor of the preset's rates where it is not 1, by the same budget for every method (benchmarks/tune_methods.py).
-RATES = {"full": 0.01}
+RATES = {"full": 0.1, "static": 1 / 3}
 BASELINES = {METHODS[key].method: Case(key, rates=RATES.get(key, 1.0)) for key in (
     "zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")}
 PROS = {"ProS": BASELINES["ProS"]}                  # every table holds what it compares with
