@@ -1,22 +1,16 @@
 """The notebooks as they are saved, and the command that saves them."""
-import importlib.util
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-WIDGET = "application/vnd.jupyter.widget-view+json"
+sys.path.insert(0, str(NOTEBOOKS))
+
+import execute  # noqa: E402
+
 SAVED = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-
-
-@pytest.fixture(scope="module")
-def runner():
-    """notebooks/execute.py as a module."""
-    spec = importlib.util.spec_from_file_location("execute", NOTEBOOKS / "execute.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write(path, *cells):
@@ -34,35 +28,35 @@ def test_a_saved_notebook_was_run_once_from_its_first_cell(path):
 def test_a_saved_notebook_holds_pictures_of_its_widgets(path):
     notebook = nbformat.read(path, as_version=4)
     data = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert not any(WIDGET in found for found in data) and "widgets" not in notebook.metadata
+    assert not any(execute.WIDGET in found for found in data) and "widgets" not in notebook.metadata
     shown = [found for found in data if "run this cell" in found.get("text/plain", "")]    # prosutils.widgets' own
     assert all("image/png" in found for found in shown)
     assert shown or path.name[:2] in ("01", "06")
 
 
-def test_execute_keeps_a_widget_as_its_picture(runner, tmp_path):
+def test_execute_keeps_a_widget_as_its_picture(tmp_path):
     path = tmp_path / "a.ipynb"
     write(path, "import ipywidgets\nipywidgets.IntSlider()",
-          f"display({{'image/png': 'iVBORw0KGgo=', 'text/plain': 'a picture', '{WIDGET}': {{'model_id': 'x'}}}}, raw=True)",
+          f"display({{'image/png': 'iVBORw0KGgo=', 'text/plain': 'a picture', '{execute.WIDGET}': {{'model_id': 'x'}}}}, raw=True)",
           "6 * 7")
-    runner.execute(path)
+    execute.execute(path)
     notebook = nbformat.read(path, as_version=4)
     first, second, third = (cell.outputs for cell in notebook.cells)
     assert not first and set(second[0].data) == {"image/png", "text/plain"} and third[0].data["text/plain"] == "42"
     assert "widgets" not in notebook.metadata and [path.name for path in tmp_path.iterdir()] == ["a.ipynb"]
 
 
-def test_execute_leaves_a_notebook_that_fails_as_it_was(runner, tmp_path, monkeypatch):
+def test_execute_leaves_a_notebook_that_fails_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "a.ipynb"
     write(path, "1 / 0")
     before = path.read_bytes()
     monkeypatch.setattr("sys.argv", ["execute.py", str(path)])
     with pytest.raises(SystemExit, match="a.ipynb is as it was, for a cell fails:(.|\n)*ZeroDivisionError"):
-        runner.main()
+        execute.main()
     assert path.read_bytes() == before
 
 
-def test_execute_says_what_is_missing(runner, monkeypatch):
+def test_execute_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("sys.argv", ["execute.py", "99_nothing.ipynb"])
     with pytest.raises(SystemExit, match="There is no notebook .*99_nothing.ipynb"):
-        runner.main()
+        execute.main()
