@@ -21,7 +21,7 @@ from prosutils.experiment import write_table
 from prosutils.grid import with_rates
 
 FACTORS = {method: (1 / 3, 1.0, 3.0) for method in ("heads", "coop-heads", "vpt", "vpt-deep", "static", "depro", "pros")} | {
-    "full": (0.01, 1 / 30, 0.1)}
+    "full": (0.01, 1 / 30, 0.1, 1 / 3, 1.0)}
 TRIAL = ["method", "factor", "unseen_domain"]
 
 
