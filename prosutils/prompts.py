@@ -31,7 +31,8 @@ class LearnedContext(nn.Module):
         heads = [clip.tokenizer.encode(f"a photo of {readable(name)} from") for name in classes]
         start = torch.tensor([1 + len(head) for head in heads])                         # after start-of-text
         with torch.no_grad():
-            embeddings = clip.model.token_embedding(token_ids)                          # [C, T, Wt]
+            table = clip.model.token_embedding
+            embeddings = table(token_ids.to(table.weight.device))                       # [C, T, Wt]
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("places", start[:, None] + torch.arange(tokens), persistent=False)   # [C, L]
         self.register_buffer("end", token_ids.argmax(1), persistent=False)              # [C]
@@ -47,7 +48,8 @@ class LearnedContext(nn.Module):
 
     def forward(self):
         embeddings = self.embeddings.clone()
-        embeddings[torch.arange(len(embeddings))[:, None], self.places] = self.vectors.to(embeddings.dtype)
+        rows = torch.arange(len(embeddings), device=embeddings.device)[:, None]
+        embeddings[rows, self.places] = self.vectors.to(embeddings.dtype)
         return embeddings, self.end
 
 

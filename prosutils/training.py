@@ -141,7 +141,7 @@ class TrainingRun:
             save_checkpoint(self.model, self.path, dict(
                 stage=self.stage, epoch=self.epoch, images=self.images, history=self.history, best_map=self.best_map,
                 best_state=self.best_state, stale=self.stale, optimiser=self.optimiser.state_dict(),
-                generator=self.generator.get_state(), torch=torch.get_rng_state()))
+                generator=self.generator.get_state(), torch=torch.get_rng_state(), cuda=cuda_states()))
 
     def restore(self):
         if not (self.path and self.path.exists()):
@@ -155,6 +155,13 @@ class TrainingRun:
         self.optimiser_state = state["optimiser"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def cuda_states():
+    """States of the GPUs' generators, by which dropout draws there; none where there is no GPU."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
 
 def mean_average_precision(model, data, query, gallery):
