@@ -57,11 +57,11 @@ class OneKindOfUnit(ProS):
 
 
 class DomainUnitsOnly(OneKindOfUnit):
-    method = "ProS, domain units only"
+    method = stage1_method = "ProS, domain units only"
 
 
 class ClassUnitsOnly(OneKindOfUnit):
-    method = "ProS, class units only"
+    method = stage1_method = "ProS, class units only"
     kind = 1
 
 

@@ -38,10 +38,10 @@ class Experiment:
         name = f"{self.config.preset}-{method}-{self.split.unseen_domain or 'none'}-seed{self.config.seed}"
         return self.artifacts / "runs" / name
 
-    def fit(self, method="pros", resume=False, progress=True):
+    def fit(self, method="pros", resume=False, progress=True, shared=None):
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
-        history: one row per epoch; empty for zero-shot. Raises UserError when the folder holds another run and
+        history: one row per epoch; empty for zero-shot. shared: see `train`. Raises UserError when the folder holds another run and
         `resume` is asked; without it another run is replaced.
         """
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
@@ -52,7 +52,7 @@ class Experiment:
         with only_one(folder):
             if finished.exists() and history.exists() and same_run(finished, model):
                 return load_checkpoint(finished, self.clip).to(self.device), pd.read_csv(history)
-            table = train(model, self.split, folder, resume, progress)
+            table = train(model, self.split, folder, resume, progress, shared)
             write_table(table, history)
             save_checkpoint(model, finished)
         return model, table

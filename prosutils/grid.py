@@ -73,7 +73,8 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
 
     preset: its name; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
     jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
-    measured, so that an interrupted grid goes on where it stopped. Trained models are not kept.
+    measured, so that an interrupted grid goes on where it stopped. Trained models are not kept; a first stage that
+    several cases share is trained once.
     """
     chosen = choose(names, cases)
     wanted = [(name, domain, seed) for seed in seeds for domain in domains for name in chosen
@@ -94,6 +95,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     bar.close()
+    shutil.rmtree(Path(artifacts) / "grid", ignore_errors=True)
     return pd.read_csv(table)
 
 
@@ -152,7 +154,7 @@ def measure(training, names, artifacts, data):
         # UdCDR asks with images that would have been trained on
         run.splits = [with_held_out_domain(split) for split in run.splits if split.protocol != "UdCDR"]
         run.config = fit_batches(run.config, len(run.split.train_domains))
-    model, history = run.fit(training.method, progress=False)
+    model, history = run.fit(training.method, progress=False, shared=artifacts / "stage1")
     rows = []
     for name in names:
         about = dict(preset=config.preset, case=name, seed=config.seed,

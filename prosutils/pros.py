@@ -90,10 +90,11 @@ class TunedCLIP(nn.Module):
                 parameter.requires_grad_(True)
         return groups
 
-    def tuned_state(self):
-        """{name: tensor} of everything that any stage trains: what a checkpoint has to hold beside the backbone."""
+    def tuned_state(self, stages=None):
+        """{name: tensor} of everything that any stage, or those given, trains: what a checkpoint has to hold beside the
+        backbone."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
-        parameters = [p for stage in self.stages for group in self.trainable(stage).values() for p in group]
+        parameters = [p for stage in stages or self.stages for group in self.trainable(stage).values() for p in group]
         return dict(sorted((names[id(p)], p.detach()) for p in {id(p): p for p in parameters}.values()))
 
 
@@ -106,6 +107,7 @@ class ProS(TunedCLIP):
     """
     method = "ProS"
     stages = (1, 2)
+    stage1_method = "ProS"        # variants that change stage 2 alone share this one's stage 1
 
     def build(self):
         clip = self.clip

@@ -2,6 +2,8 @@
 import contextlib
 import copy
 import dataclasses
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .backbone import load_clip
 from .baselines import METHODS
-from .config import Config, Stage, Switches, UserError
+from .config import Config, Stage, Switches, UserError, only_one
 from .domains import BalancedSampler, Images, inverted_domains, train_transform
 from .evaluation import embed, model_transform, retrieval_metrics, switch_options
 
@@ -27,12 +29,13 @@ def build_model(method, clip, split, config):
     return METHODS[method](clip, split.seen_classes, split.train_domains, config)
 
 
-def train(model, split, folder=None, resume=False, progress=True):
+def train(model, split, folder=None, resume=False, progress=True, shared=None):
     """Train all stages of `model` on `split.train`; returns the history, a DataFrame with one row per epoch.
 
     Columns: stage, epoch, loss (mean over the epoch), accuracy (of the batches, over the seen classes), val_mAP@200,
     images (seen so far). The model ends with the parameters of its best epoch (Switches.selection).
     folder: where `checkpoint.pt` is kept after every epoch, written in one step. resume=True goes on from it.
+    shared: a folder of finished first stages. A run whose stage 1 is there begins after it, with the same result.
     Raises UserError when the checkpoint is of another run, saying what differs, or the folder cannot be written.
     """
     run = TrainingRun(model, split, folder, progress)
@@ -41,7 +44,9 @@ def train(model, split, folder=None, resume=False, progress=True):
         if resume:
             run.restore()
         for stage in model.stages:
-            if stage >= run.stage:
+            if stage == 1 and shared and not run.stage:
+                run.share_stage1(Path(shared))
+            elif stage >= run.stage:
                 run.train_stage(stage)
     run.finish()
     return pd.DataFrame(run.history)
@@ -83,6 +88,19 @@ class TrainingRun:
             self.epoch += 1
             self.history.append(dict(stage=stage, epoch=self.epoch) | row)
             self.save()
+
+    def share_stage1(self, shared):
+        """Stage 1, trained here, or taken from a run that trained it alike and left it in `shared`."""
+        path = shared / f"{stage1_key(self.model)}.pt"
+        with only_one(path):
+            if not path.exists():
+                self.train_stage(1)
+                save_checkpoint(self.model, path, self.state())
+                return
+        stored = read_checkpoint(path)
+        names = self.model.tuned_state(stages=(1,))
+        self.model.load_state_dict({name: stored["state"][name] for name in names}, strict=False)
+        self.take(stored["training"])
 
     def begin_stage(self, stage, settings):
         if stage != self.stage:
@@ -136,12 +154,23 @@ class TrainingRun:
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
+    def state(self):
+        """Where the run stands: what `take` goes on from, the optimiser aside."""
+        return dict(stage=self.stage, epoch=self.epoch, images=self.images, history=self.history,
+                    best_map=self.best_map, best_state=self.best_state, stale=self.stale,
+                    generator=self.generator.get_state(), torch=torch.get_rng_state(), cuda=cuda_states())
+
+    def take(self, state):
+        for name in ("stage", "epoch", "images", "history", "best_map", "best_state", "stale"):
+            setattr(self, name, state[name])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
     def save(self):
         if self.path:
-            save_checkpoint(self.model, self.path, dict(
-                stage=self.stage, epoch=self.epoch, images=self.images, history=self.history, best_map=self.best_map,
-                best_state=self.best_state, stale=self.stale, optimiser=self.optimiser.state_dict(),
-                generator=self.generator.get_state(), torch=torch.get_rng_state(), cuda=cuda_states()))
+            save_checkpoint(self.model, self.path, self.state() | dict(optimiser=self.optimiser.state_dict()))
 
     def restore(self):
         if not (self.path and self.path.exists()):
@@ -149,14 +178,8 @@ class TrainingRun:
         stored = read_checkpoint(self.path)
         refuse_other_run(stored["identity"], identity(self.model), self.path)
         self.model.load_state_dict(stored["state"], strict=False)
-        state = stored["training"]
-        for name in ("stage", "epoch", "images", "history", "best_map", "best_state", "stale"):
-            setattr(self, name, state[name])
-        self.optimiser_state = state["optimiser"]
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        self.take(stored["training"])
+        self.optimiser_state = stored["training"]["optimiser"]
 
 
 def cuda_states():
@@ -207,6 +230,15 @@ def identity(model):
     """What has to be equal for a checkpoint to fit: method, classes, domains and every setting."""
     return dict(method=next(key for key, kind in METHODS.items() if type(model) is kind), classes=list(model.classes),
                 domains=list(model.domains), config=dataclasses.asdict(model.config))
+
+
+def stage1_key(model):
+    """A name for all that stage 1 depends on: runs with the same key train it alike."""
+    about = identity(model) | dict(method=model.stage1_method)
+    about["config"] = {key: value for key, value in about["config"].items() if key not in ("stage2", "simulator_layers")}
+    about["config"]["switches"] = {key: value for key, value in about["config"]["switches"].items()
+                                   if key not in ("similarity", "average_precision", "selection")}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_checkpoint(model, path, training=None):

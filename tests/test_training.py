@@ -92,6 +92,20 @@ def test_an_interrupted_run_goes_on_to_the_same_end(clip, split, run, tmp_path, 
     pd.testing.assert_frame_equal(history, run[1])
 
 
+def test_variants_share_a_stage_1_that_is_theirs_too(clip, split, run, tmp_path, monkeypatch):
+    history = train(build_model("pros-no-mask", clip, split, config()), split, progress=False, shared=tmp_path)
+    trained, train_stage = [], TrainingRun.train_stage
+    monkeypatch.setattr(TrainingRun, "train_stage", lambda self, stage: (trained.append(stage), train_stage(self, stage)))
+    model = build_model("pros", clip, split, config())
+    again = train(model, split, progress=False, shared=tmp_path)
+    assert trained == [2] and same(model, run[0]) and again.equals(run[1])       # as if it had trained stage 1 itself
+    assert again.loss[0] == history.loss[0]
+    for other in (build_model("pros-class-units", clip, split, config()),
+                  build_model("pros", clip, split, config(stage1=dict(epochs=2, batch_size=9)))):
+        train(other, split, progress=False, shared=tmp_path)
+    assert trained == [2, 1, 2, 1, 2] and len(list(tmp_path.iterdir())) == 3
+
+
 def test_no_image_of_the_unseen_classes_or_domain_is_read_before_the_test(clip, split, monkeypatch):
     read = []
     load = type(split.data).load
