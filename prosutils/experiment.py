@@ -1,6 +1,7 @@
 """From a preset to a trained and measured model: what the command line and the notebooks do alike."""
 import dataclasses
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import pandas as pd
@@ -38,11 +39,12 @@ class Experiment:
         name = f"{self.config.preset}-{method}-{self.split.unseen_domain or 'none'}-seed{self.config.seed}"
         return self.artifacts / "runs" / name
 
-    def fit(self, method="pros", resume=False, progress=True, shared=None):
+    def fit(self, method="pros", resume=False, progress=True, shared=None, shipped=False):
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
-        history: one row per epoch; empty for zero-shot. shared: see `train`. Raises UserError when the folder holds another run and
-        `resume` is asked; without it another run is replaced.
+        history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: a model that comes with the package
+        will do (data_scripts/ship_models.py trained it), where it is of the same run. Raises UserError when the folder
+        holds another run and `resume` is asked; without it another run is replaced.
         """
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
         if not model.stages:
@@ -52,6 +54,9 @@ class Experiment:
         with only_one(folder):
             if finished.exists() and history.exists() and same_run(finished, model):
                 return load_checkpoint(finished, self.clip).to(self.device), pd.read_csv(history)
+            if shipped and same_run(shipped_model(folder.name), model):
+                path = shipped_model(folder.name)
+                return load_checkpoint(path, self.clip).to(self.device), pd.DataFrame(read_checkpoint(path)["training"]["history"])
             table = train(model, self.split, folder, resume, progress, shared)
             write_table(table, history)
             save_checkpoint(model, finished)
@@ -61,6 +66,11 @@ class Experiment:
         """The measurements of a model, one row each, with the seed of the run."""
         extra = {"seed": self.config.seed, "unseen_domain": self.split.unseen_domain or "none"}
         return evaluate_all(model, self.splits, extra=extra, progress=progress)
+
+
+def shipped_model(name):
+    """Path of a trained model that comes with the package, by the name of its run's folder; it need not exist."""
+    return Path(str(resources.files("prosutils") / "data" / "trained" / f"{name}.pt"))
 
 
 def same_run(path, model):

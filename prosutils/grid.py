@@ -196,12 +196,14 @@ def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
 
 
 def markdown(table, **which):
-    """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more."""
+    """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that a
+    run trains on (mean of the runs)."""
     mean, spread = summary(table, **which)
-    lines = ["| method | " + " | ".join(mean.columns) + " |", "|---" * (len(mean.columns) + 1) + "|"]
+    images = table.groupby("method").images.mean()
+    lines = ["| method | " + " | ".join(mean.columns) + " | images |", "|---" * (len(mean.columns) + 2) + "|"]
     for method, row in mean.iterrows():
         deviation = spread.loc[method]
         cells = [f"{value:.3f}" + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
                  for name, value in row.items()]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {images[method]:,.0f} |")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from .grid import summary
 from .pictures import (FAINT, FLAME, INK, STYLE, WIDTH, NotebookFigure, benchmark_banner, compare_ranks,
                        contact_sheet, domain_colours, emphasis, rank_strips, short, show_images, styled, thumbnail)
 
-__all__ = ["STYLE", "benchmark_banner", "compare_ranks", "contact_sheet", "domain_colours", "feature_map",
+__all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours", "feature_map",
            "feature_maps", "mask_matrix", "rank_strips", "results_bars", "results_dots", "save", "show_images",
            "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
            "umap_points", "unit_map"]
@@ -280,6 +280,35 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
         ax.set(title=domain, ylabel="", xlabel=metric, xlim=(middle - span / 2, middle + span / 2))
     for label in axes[0].get_yticklabels():
         label.set(**emphasis(label.get_text()))
+    return figure
+
+
+@styled
+def change_dots(table, reference, spread=None, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+    """What each method of a table changes against the method `reference`, run by run: a dot per held-out domain and seed,
+    a line at the mean; one row per method, in the order of the means.
+
+    table: rows of a grid; a run is compared with the reference's of the same domain and seed. spread: shades ± so much,
+    the change that another seed alone makes. Raises UserError where no run can be compared.
+    """
+    rows = table[(table.protocol == protocol) & (table.gallery == gallery)]
+    runs = rows.pivot_table(index=["unseen_domain", "seed"], columns="method", values=metric)
+    if reference not in runs or runs.shape[1] < 2:
+        raise UserError(f"There is nothing to compare with {reference!r}: the table has {', '.join(runs.columns)}.")
+    change = runs.drop(columns=reference).sub(runs[reference], axis=0).dropna(how="all", axis=1)
+    mean = change.mean().sort_values()
+    long = change.melt(ignore_index=False, value_name="change").dropna().reset_index()
+    figure = NotebookFigure(figsize=(0.72 * WIDTH, 0.8 + 0.24 * len(mean)), layout="constrained")
+    ax = figure.subplots()
+    if spread:
+        ax.axvspan(-spread, spread, color=FAINT, alpha=0.25, lw=0, zorder=0)
+    ax.axvline(0, color=FAINT, lw=1, zorder=0)
+    seaborn.stripplot(long, x="change", y="method", order=mean.index, hue="unseen_domain", size=5, alpha=0.9, jitter=False,
+                      palette=domain_colours(sorted(set(long.unseen_domain))), ax=ax)
+    place = np.arange(len(mean))
+    ax.vlines(mean, place - 0.34, place + 0.34, INK, lw=1.4)
+    ax.set(ylabel="", xlabel=f"change of {metric} against {reference}")
+    ax.legend(title="held out", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -31,12 +31,13 @@ class LearnedContext(nn.Module):
         heads = [clip.tokenizer.encode(f"a photo of {readable(name)} from") for name in classes]
         start = torch.tensor([1 + len(head) for head in heads])                         # after start-of-text
         with torch.no_grad():
-            table = clip.model.token_embedding
-            embeddings = table(token_ids.to(table.weight.device))                       # [C, T, Wt]
+            device = clip.model.token_embedding.weight.device
+            embeddings = clip.model.token_embedding(token_ids.to(device))               # [C, T, Wt]
         self.register_buffer("embeddings", embeddings, persistent=False)
         self.register_buffer("places", start[:, None] + torch.arange(tokens), persistent=False)   # [C, L]
         self.register_buffer("end", token_ids.argmax(1), persistent=False)              # [C]
         self.vectors = nn.Parameter(torch.randn(tokens, clip.text_width) * 0.02)        # [L, Wt]
+        self.to(device)
 
     @staticmethod
     def _check_length(tokenizer, texts, room):

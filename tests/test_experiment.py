@@ -2,9 +2,11 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 from prosutils import experiment, load_preset
+from prosutils.training import mean_average_precision
 
 
 def prepared(toy_folder, artifacts, **settings):
@@ -35,3 +37,15 @@ def test_other_settings_train_anew(toy_folder, tmp_path):
     other, _ = prepared(toy_folder, tmp_path, temperature=0.5).fit("heads", progress=False)
     assert torch.equal(first.clip.model.visual.proj, again.clip.model.visual.proj)
     assert not torch.equal(first.clip.model.visual.proj, other.clip.model.visual.proj)
+
+
+def test_what_ships_is_the_presets_model_and_as_good_as_its_history_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained"))
+    run = experiment.prepare(load_preset("mini"), artifacts=tmp_path, progress=False)
+    for method in ("pros", "heads"):
+        model, history = run.fit(method, shipped=True)
+        value = mean_average_precision(model, run.data, run.split.val_query, run.split.val_gallery)
+        assert value == pytest.approx(history["val_mAP@200"].max(), abs=2e-3)      # bfloat16 elsewhere, float32 here
+    for other in (run.fit, experiment.prepare(load_preset("mini", seed=1), artifacts=tmp_path, progress=False).fit):
+        with pytest.raises(pytest.fail.Exception):
+            other("heads", shipped=other != run.fit)        # neither unasked nor for another run

@@ -109,6 +109,20 @@ def test_results_are_means_with_zero_shot_first():
     assert [patch.get_height() for patch in ax.patches] == pytest.approx([0.45] * 4)      # seeds: 0.4 and 0.5
 
 
+def test_changes_are_taken_run_by_run():
+    """Of the same domain and seed, in the order of their means; a run without its like is left out."""
+    values = {("ProS", "sketch", 0): 0.5, ("ProS", "pixel", 0): 0.2, ("ProS", "pixel", 1): 0.9,
+              ("VPT", "sketch", 0): 0.4, ("VPT", "pixel", 0): 0.3, ("Heads", "sketch", 0): 0.2, ("Heads", "pixel", 2): 0.1}
+    rows = pd.DataFrame([dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen") |
+                         {"mAP@200": value} for (method, domain, seed), value in values.items()])
+    ax = plots.change_dots(rows, "ProS", spread=0.01).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Heads", "VPT"]
+    dots = sorted(round(float(x), 6) for dot in ax.collections[:2] for x in dot.get_offsets()[:, 0])
+    assert dots == [-0.3, -0.1, 0.1]
+    with pytest.raises(UserError, match="nothing to compare with 'CoOp'"):
+        plots.change_dots(rows, "CoOp")
+
+
 def test_a_domain_has_the_same_colour_everywhere():
     first, second = plots.domain_colours(["sketch", "emoji"]), plots.domain_colours(["photo", "sketch"])
     assert first["sketch"] == second["sketch"]
