@@ -2,9 +2,10 @@
 
     python benchmarks/tune_methods.py --jobs 2          # goes on where it stopped; figures/search_methods.csv
 
-All rates of the preset `mini` are multiplied by a third, one and three (full fine-tuning, which moves the whole network:
-by a hundredth, a thirtieth and a tenth, and as the last was its best, by a third and one too). `val` is that of search_mini.py: queries of the held-out domain and of validation
-classes. `prosutils.grid.RATES` holds the best factor, unless it beats 1 by less than seeds differ (0.003).
+All rates of the preset `mini` are multiplied by a third, one and three (full fine-tuning, which moves the whole
+network: by a hundredth, a thirtieth and a tenth, and as the last was its best, by a third and one too).
+`val` is that of search_mini.py: queries of the held-out domain and of validation classes. `prosutils.grid.RATES` holds
+the best factor, unless it beats 1 by less than seeds differ (0.003).
 """
 import argparse
 import multiprocessing

@@ -1,6 +1,7 @@
 """Draws the README's figures anew: python figures/draw.py [banner] [sheet] [results]
 
-banner.png: a sketch and what it retrieves before and after training (the ProS of `make tutorial`, or the one that ships).
+banner.png: a sketch and what it retrieves before and after training (by the ProS of `make tutorial`, or the one that
+ships).
 pictonet_sheet.png: the benchmark. results_baselines.png: the runs of results_baselines.csv.
 """
 import argparse

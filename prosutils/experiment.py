@@ -42,9 +42,9 @@ class Experiment:
     def fit(self, method="pros", resume=False, progress=True, shared=None, shipped=False):
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
-        history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: a model that comes with the package
-        will do (data_scripts/ship_models.py trained it), where it is of the same run. Raises UserError when the folder
-        holds another run and `resume` is asked; without it another run is replaced.
+        history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: where the same run comes with the
+        package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds another
+        run and `resume` is asked; without it another run is replaced.
         """
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
         if not model.stages:
@@ -54,9 +54,10 @@ class Experiment:
         with only_one(folder):
             if finished.exists() and history.exists() and same_run(finished, model):
                 return load_checkpoint(finished, self.clip).to(self.device), pd.read_csv(history)
-            if shipped and same_run(shipped_model(folder.name), model):
-                path = shipped_model(folder.name)
-                return load_checkpoint(path, self.clip).to(self.device), pd.DataFrame(read_checkpoint(path)["training"]["history"])
+            packed = shipped_model(folder.name)
+            if shipped and same_run(packed, model):
+                rows = read_checkpoint(packed)["training"]["history"]
+                return load_checkpoint(packed, self.clip).to(self.device), pd.DataFrame(rows)
             table = train(model, self.split, folder, resume, progress, shared)
             write_table(table, history)
             save_checkpoint(model, finished)

@@ -196,8 +196,8 @@ def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
 
 
 def markdown(table, **which):
-    """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that a
-    run trains on (mean of the runs)."""
+    """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that
+    a run trains on (mean of the runs)."""
     mean, spread = summary(table, **which)
     images = table.groupby("method").images.mean()
     lines = ["| method | " + " | ".join(mean.columns) + " | images |", "|---" * (len(mean.columns) + 2) + "|"]

@@ -19,8 +19,8 @@ from .grid import summary
 from .pictures import (FAINT, FLAME, INK, STYLE, WIDTH, NotebookFigure, benchmark_banner, compare_ranks,
                        contact_sheet, domain_colours, emphasis, rank_strips, short, show_images, styled, thumbnail)
 
-__all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours", "feature_map",
-           "feature_maps", "mask_matrix", "rank_strips", "results_bars", "results_dots", "save", "show_images",
+__all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours",
+           "feature_map", "feature_maps", "mask_matrix", "rank_strips", "results_bars", "results_dots", "save", "show_images",
            "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
            "umap_points", "unit_map"]
 
@@ -285,11 +285,11 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
 
 @styled
 def change_dots(table, reference, spread=None, protocol="UCDR", gallery="unseen", metric="mAP@200"):
-    """What each method of a table changes against the method `reference`, run by run: a dot per held-out domain and seed,
-    a line at the mean; one row per method, in the order of the means.
+    """What each method of a table changes against the method `reference`, run by run: a dot per held-out domain and
+    seed, a line at the mean; one row per method, in the order of the means.
 
-    table: rows of a grid; a run is compared with the reference's of the same domain and seed. spread: shades ± so much,
-    the change that another seed alone makes. Raises UserError where no run can be compared.
+    table: rows of a grid; a run is compared with the reference's of the same domain and seed. spread: shades ± so
+    much, the change that another seed alone makes. Raises UserError where no run can be compared.
     """
     rows = table[(table.protocol == protocol) & (table.gallery == gallery)]
     runs = rows.pivot_table(index=["unseen_domain", "seed"], columns="method", values=metric)
@@ -303,8 +303,8 @@ def change_dots(table, reference, spread=None, protocol="UCDR", gallery="unseen"
     if spread:
         ax.axvspan(-spread, spread, color=FAINT, alpha=0.25, lw=0, zorder=0)
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
-    seaborn.stripplot(long, x="change", y="method", order=mean.index, hue="unseen_domain", size=5, alpha=0.9, jitter=False,
-                      palette=domain_colours(sorted(set(long.unseen_domain))), ax=ax)
+    seaborn.stripplot(long, x="change", y="method", order=mean.index, hue="unseen_domain", size=5, alpha=0.9,
+                      jitter=False, palette=domain_colours(sorted(set(long.unseen_domain))), ax=ax)
     place = np.arange(len(mean))
     ax.vlines(mean, place - 0.34, place + 0.34, INK, lw=1.4)
     ax.set(ylabel="", xlabel=f"change of {metric} against {reference}")

@@ -235,7 +235,8 @@ def identity(model):
 def stage1_key(model):
     """A name for all that stage 1 depends on: runs with the same key train it alike."""
     about = identity(model) | dict(method=model.stage1_method)
-    about["config"] = {key: value for key, value in about["config"].items() if key not in ("stage2", "simulator_layers")}
+    about["config"] = {key: value for key, value in about["config"].items()
+                       if key not in ("stage2", "simulator_layers")}
     about["config"]["switches"] = {key: value for key, value in about["config"]["switches"].items()
                                    if key not in ("similarity", "average_precision", "selection")}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

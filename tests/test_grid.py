@@ -110,8 +110,8 @@ def test_cases_that_differ_in_the_ranking_alone_share_a_training():
 def test_summary_is_the_mean_over_the_seeds_with_their_deviation():
     values = {("ProS", "sketch", 0): 0.5, ("ProS", "sketch", 1): 0.7, ("ProS", "pixel", 0): 0.2,
               ("ProS", "pixel", 1): 0.2, ("Zero-shot CLIP", "sketch", 0): 0.3, ("Zero-shot CLIP", "pixel", 0): 0.1}
-    rows = [dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen", images=900) | {"mAP@200": value}
-            for (method, domain, seed), value in values.items()]
+    rows = [dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen", images=900) |
+            {"mAP@200": value} for (method, domain, seed), value in values.items()]
     mean, spread = summary(pd.DataFrame(rows))
     assert mean.index.tolist() == ["Zero-shot CLIP", "ProS"]
     assert mean.loc["ProS"].round(6).to_dict() == {"pixel": 0.2, "sketch": 0.6, "mean": 0.4}

@@ -112,7 +112,8 @@ def test_results_are_means_with_zero_shot_first():
 def test_changes_are_taken_run_by_run():
     """Of the same domain and seed, in the order of their means; a run without its like is left out."""
     values = {("ProS", "sketch", 0): 0.5, ("ProS", "pixel", 0): 0.2, ("ProS", "pixel", 1): 0.9,
-              ("VPT", "sketch", 0): 0.4, ("VPT", "pixel", 0): 0.3, ("Heads", "sketch", 0): 0.2, ("Heads", "pixel", 2): 0.1}
+              ("VPT", "sketch", 0): 0.4, ("VPT", "pixel", 0): 0.3, ("Heads", "sketch", 0): 0.2,
+              ("Heads", "pixel", 2): 0.1}
     rows = pd.DataFrame([dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen") |
                          {"mAP@200": value} for (method, domain, seed), value in values.items()])
     ax = plots.change_dots(rows, "ProS", spread=0.01).axes[0]

@@ -95,7 +95,8 @@ def test_an_interrupted_run_goes_on_to_the_same_end(clip, split, run, tmp_path, 
 def test_variants_share_a_stage_1_that_is_theirs_too(clip, split, run, tmp_path, monkeypatch):
     history = train(build_model("pros-no-mask", clip, split, config()), split, progress=False, shared=tmp_path)
     trained, train_stage = [], TrainingRun.train_stage
-    monkeypatch.setattr(TrainingRun, "train_stage", lambda self, stage: (trained.append(stage), train_stage(self, stage)))
+    monkeypatch.setattr(TrainingRun, "train_stage",
+                        lambda self, stage: (trained.append(stage), train_stage(self, stage)))
     model = build_model("pros", clip, split, config())
     again = train(model, split, progress=False, shared=tmp_path)
     assert trained == [2] and same(model, run[0]) and again.equals(run[1])       # as if it had trained stage 1 itself
