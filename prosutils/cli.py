@@ -11,6 +11,7 @@ import torch
 from . import pictonet, plots
 from .backbone import load_clip
 from .baselines import METHODS, ZeroShot
+from .benchmarks import benchmark_names, load_benchmark
 from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
 from .domains import ImageDomains, Images, inverted_domains, usual_gallery
 from .evaluation import embed, model_transform, rank
@@ -163,13 +164,26 @@ def search(args):
 
 def ablate(args):
     """Measure grids of baselines, ablations and switches over held-out domains and seeds; goes on where it stopped."""
-    domains = args.domains or [d for d in pictonet.PICTONET_DOMAINS if d != pictonet.GALLERY_DOMAIN]
-    table = run_grid(args.grids, args.preset, domains, args.seeds, args.table, args.artifacts, args.jobs,
+    table = run_grid(args.grids, args.preset, held_out_domains(args), args.seeds, args.table, args.artifacts, args.jobs,
                      parse_settings(args.set), args.data, args.cases)
     for grid in args.grids:
         rows = table[table.case.isin(GRIDS[grid]) & (table.preset == args.preset)]
         print(f"\n{grid}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds\n{markdown(rows)}")
     print(f"Written to {args.table}")
+
+
+def held_out_domains(args):
+    """The names of --domains, or the preset's; "all" are those that PictoNet or a published benchmark holds out."""
+    preset = load_preset(args.preset)
+    if not args.domains:
+        return [preset.unseen_domain or "none"]
+    if args.domains != ["all"]:
+        return args.domains
+    if preset.dataset == "pictonet" and not args.data:
+        return [domain for domain in pictonet.PICTONET_DOMAINS if domain != pictonet.GALLERY_DOMAIN]
+    if preset.dataset not in benchmark_names():
+        raise UserError("--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder.")
+    return list(load_benchmark(preset.dataset).query_domain)
 
 
 def tutorial(args):
@@ -244,13 +258,13 @@ def parser():
     ablation.add_argument("grids", nargs="+", metavar="GRID", help=", ".join(GRIDS))
     ablation.add_argument("--preset", default="mini", help=", ".join(PRESETS))
     ablation.add_argument("--cases", nargs="+", help="only these rows of the grids, for example ProS \"Heads only\"")
-    ablation.add_argument("--domains", nargs="+", help="held-out domains (default: PictoNet's five)")
-    ablation.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    ablation.add_argument("--domains", nargs="+", help="held-out domains, or all (default: the preset's)")
+    ablation.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     ablation.add_argument("--jobs", type=int, default=1, help="runs at a time")
     ablation.add_argument("--table", type=Path, default=Path("artifacts/grid.csv"))
     ablation.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     ablation.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-    ablation.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings for all runs, as for train")
+    ablation.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs, as in train")
 
     command(tutorial).add_argument("--artifacts", type=Path, default=Path("artifacts"))
     return top

@@ -41,7 +41,8 @@ def test_train_writes_a_row_per_measured_case(trained):
     table = pd.read_csv(trained / "results.csv")
     assert COLUMNS <= set(table.columns)
     assert table.groupby("method").size().to_dict() == {"ProS": 4, "Zero-shot CLIP": 4}
-    assert set(zip(table.protocol, table.gallery)) == {("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "seen")}
+    assert set(zip(table.protocol, table.gallery)) == {("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"),
+                                                       ("UdCDR", "seen")}
     assert table["mAP@200"].between(0, 1).all()
 
 
@@ -69,6 +70,27 @@ def test_embed_writes_features_with_their_names(trained, toy_folder, toy, tmp_pa
     stored = np.load(out)
     assert stored["features"].shape == (len(toy), 192) and np.isfinite(stored["features"]).all()
     assert stored["class"].tolist() == toy.table()["class"].tolist() and list(tmp_path.iterdir()) == [out]
+
+
+def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
+    cli.main(["ablate", "baselines", "--cases", "Zero-shot CLIP", "--data", str(toy_folder), "--artifacts", str(tmp_path),
+              "--table", str(tmp_path / "grid.csv")])
+    rows = pd.read_csv(tmp_path / "grid.csv")
+    value = rows[(rows.protocol == "UCDR") & (rows.gallery == "unseen")]["mAP@200"].item()
+    assert len(rows) == 4 and set(rows.unseen_domain) == {"sketch"}
+    assert f"| Zero-shot CLIP | {value:.3f} | {value:.3f} | 0 |" in capsys.readouterr().out
+
+
+def test_ablate_holds_out_the_presets_domain_or_all(toy_folder):
+    def domains(*words):
+        return cli.held_out_domains(cli.parser().parse_args(["ablate", "baselines", *words]))
+
+    assert domains() == ["sketch"] and domains("--domains", "pixel", "solid") == ["pixel", "solid"]
+    assert domains("--domains", "all") == ["clipart", "outline", "solid", "sketch", "pixel"]
+    assert set(domains("--preset", "domainnet", "--domains", "all")) == {"sketch", "quickdraw", "painting", "infograph",
+                                                                        "clipart"}
+    with pytest.raises(UserError, match="name those of your folder"):
+        domains("--domains", "all", "--data", str(toy_folder))
 
 
 @pytest.mark.parametrize("query", ["image", "words"])
