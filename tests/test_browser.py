@@ -247,7 +247,7 @@ def choose_by_keyboard(page, select, keys):
     page.execute_script("arguments[0].focus()", select)
     before, cell = select.get_attribute("value"), active_cell(page)
     actions(page).send_keys(keys).perform()
-    wait_for(lambda: select.get_attribute("value") != before, what="another choice")
+    wait_for(lambda: select.get_attribute("value") != before, 20, "another choice")
     assert active_cell(page) == cell, "JupyterLab took the key"
 
 
@@ -259,8 +259,8 @@ def test_the_rank_explorer_follows_the_keyboard(page, shoot):
     box = explorer(page, 0)
     before = box.find_element(By.CSS_SELECTOR, ".pros").get_attribute("innerHTML")
     choose_by_keyboard(page, labelled(page, "Class"), Keys.ARROW_DOWN)
-    wait_for(lambda: box.find_element(By.CSS_SELECTOR, ".pros").get_attribute("innerHTML") != before, what="ranks")
-    marks = wait_for(lambda: {x.text for x in box.find_elements(By.CSS_SELECTOR, ".pros-cell b")}, what="marks")
+    wait_for(lambda: box.find_element(By.CSS_SELECTOR, ".pros").get_attribute("innerHTML") != before, 20, "ranks")
+    marks = wait_for(lambda: {x.text for x in box.find_elements(By.CSS_SELECTOR, ".pros-cell b")}, 10, "marks")
     assert marks <= {"✓", "✗"}
     shoot("ranks", box)
 
@@ -273,19 +273,19 @@ def test_the_unit_explorer_swaps_a_unit_by_keyboard(page, shoot):
 
     assert moved() == "1.000"
     choose_by_keyboard(page, labelled(page, "Class unit"), Keys.ARROW_DOWN * 5)
-    wait_for(lambda: "class axe × 1.0" in box.text, what="the other unit's ranks")
+    wait_for(lambda: "class axe × 1.0" in box.text, 20, "the other unit's ranks")
     swapped = moved()
     assert swapped != "1.000"
     slider = box.find_elements(By.CSS_SELECTOR, ".noUi-handle")[-2]       # the domain unit's scale
 
     def press_home():
-        """JupyterLab may take the focus while its kernel answers: then the key has to be pressed again."""
+        """Once the key had no effect, on a busy machine, for a reason that was not found: it is pressed until it has."""
         page.execute_script("arguments[0].focus()", slider)
         actions(page).send_keys(Keys.HOME).perform()
         return float(slider.get_attribute("aria-valuenow")) == 0
 
-    wait_for(press_home, what="a scale of 0")
-    wait_for(lambda: "domain own × 0.0" in box.text, what="the ranks without a domain unit")
+    wait_for(press_home, 20, "a scale of 0")
+    wait_for(lambda: "domain own × 0.0" in box.text, 20, "the ranks without a domain unit")
     assert moved() != swapped
     shoot("units", box)
 
@@ -294,11 +294,11 @@ def test_the_map_shows_the_picture_under_the_pointer_and_brushes(page, shoot):
     widget, dots = find(page, ".pros-maps"), page.find_elements(By.CSS_SELECTOR, ".pros-map circle[data-i]")
     text = widget.find_element(By.CSS_SELECTOR, "[role=status]")
     actions(page).move_to_element(dots[-1]).perform()
-    wait_for(lambda: "Point at" not in text.text, what="the picture under the pointer")
+    wait_for(lambda: "Point at" not in text.text, 10, "the picture under the pointer")
     pointed = text.text
     page.execute_script("arguments[0].focus()", find(page, ".pros-map"))
     actions(page).send_keys(Keys.ARROW_RIGHT).perform()
-    wait_for(lambda: widget.find_element(By.CSS_SELECTOR, ".pros-shown img").get_attribute("src"), what="a picture")
+    wait_for(lambda: widget.find_element(By.CSS_SELECTOR, ".pros-shown img").get_attribute("src"), 10, "a picture")
     entry = widget.find_elements(By.CSS_SELECTOR, ".pros-legend button")[-2]
     actions(page).click(entry).perform()
     faint = [dot for dot in dots if dot.get_attribute("fill") == "#CBD3DA"]
