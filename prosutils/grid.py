@@ -95,7 +95,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     bar.close()
-    shutil.rmtree(Path(artifacts) / "grid", ignore_errors=True)
+    shutil.rmtree(Path(artifacts) / "grid" / "stage1", ignore_errors=True)
     return pd.read_csv(table)
 
 
