@@ -128,13 +128,16 @@ def add_rows(rows, path):
 
 
 def by_training(cases, preset, settings):
-    """{Training: names of the cases that it answers}: switches that only the ranking knows share one model."""
+    """{Training: names of the cases that it answers}: switches that only the ranking knows share one model.
+
+    Deep simulators train longest and come first: one that begins last would leave the other processes idle.
+    """
     groups = {}
     for name, domain, seed in cases:
         case = find_case(name)
         config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
         groups.setdefault(Training(case.method, with_rates(config, case.rates), case.oracle), []).append(name)
-    return groups
+    return dict(sorted(groups.items(), key=lambda group: -group[0].config.simulator_layers))
 
 
 def with_rates(config, factor):

@@ -107,6 +107,12 @@ def test_cases_that_differ_in_the_ranking_alone_share_a_training():
     assert list(groups.values()) == [names[:3], names[:3], names[3:], names[3:]]
 
 
+def test_what_trains_longest_is_begun_first():
+    groups = by_training([(name, "sketch", 0) for name in choose(["baselines", "ablations"])], "mini", {})
+    assert [training.config.simulator_layers for training in groups][:4] == [4, 3, 2, 1]
+    assert sum(groups.values(), [])[3:5] == ["Zero-shot CLIP", "Heads only"]                # else as they are listed
+
+
 def test_summary_is_the_mean_over_the_seeds_with_their_deviation():
     values = {("ProS", "sketch", 0): 0.5, ("ProS", "sketch", 1): 0.7, ("ProS", "pixel", 0): 0.2,
               ("ProS", "pixel", 1): 0.2, ("Zero-shot CLIP", "sketch", 0): 0.3, ("Zero-shot CLIP", "pixel", 0): 0.1}
