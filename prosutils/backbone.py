@@ -148,12 +148,17 @@ class PromptableCLIP(nn.Module):
     def read_embeddings(self, embeddings, end):
         """Token embeddings [C, L, Wt] -> [C, Wt], what the text projection reads; `end` [C] as below.
 
-        Captions are causal: positions after the longest caption's end are left out, which changes nothing.
+        Captions are causal: positions after a caption's end are left out, which changes nothing. Captions of about
+        the same length are read together, so that few such positions remain.
         """
-        model, length = self.model, int(end.max()) + 1
-        tokens = embeddings[:, :length] + model.positional_embedding[:length]
-        out = run_blocks(model.transformer.resblocks, tokens, end, model.attn_mask[:length, :length])[:, 0]
-        return model.ln_final(out)
+        model, order = self.model, end.argsort()
+        out = []
+        for rows in order.chunk(4):
+            length = int(end[rows[-1]]) + 1
+            tokens = embeddings[rows, :length] + model.positional_embedding[:length]
+            mask = model.attn_mask[:length, :length]
+            out.append(run_blocks(model.transformer.resblocks, tokens, end[rows], mask)[:, 0])
+        return model.ln_final(torch.cat(out)[order.argsort()])
 
     def encode_embeddings(self, embeddings, end):
         """Text features [C, D] of token embeddings [C, L, Wt]; `end` [C] is the position of each end-of-text token."""

@@ -109,8 +109,9 @@ def test_cases_that_differ_in_the_ranking_alone_share_a_training():
 
 def test_what_trains_longest_is_begun_first():
     groups = by_training([(name, "sketch", 0) for name in choose(["baselines", "ablations"])], "mini", {})
-    assert [training.config.simulator_layers for training in groups][:4] == [4, 3, 2, 1]
-    assert sum(groups.values(), [])[3:5] == ["Zero-shot CLIP", "Heads only"]                # else as they are listed
+    assert [(training.method, training.config.simulator_layers) for training in groups][:4] == [
+        ("pros", 4), ("depro", 1), ("pros", 3), ("pros", 2)]
+    assert sum(groups.values(), [])[4:6] == ["Zero-shot CLIP", "Heads only"]                # else as they are listed
 
 
 def test_summary_is_the_mean_over_the_seeds_with_their_deviation():
