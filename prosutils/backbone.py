@@ -86,7 +86,7 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
 
     tokens [B, T, W], rows: [R] (the same positions in every sample) or [B] (one position each).
     Returns [B, R, W], R = 1 in the second case. Same numbers as running everything: in the last block keys and values
-    are needed at all positions, queries, output projection and MLP only at `rows` (METHOD.md, "Exact savings").
+    are about all positions, queries, output projection and MLP only about `rows` (METHOD.md, "Exact savings").
     """
     for block in blocks[:-1]:
         tokens = block(tokens, attn_mask=attn_mask)
@@ -95,13 +95,30 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
     if rows.ndim == 1 and len(rows) == len(tokens) and attn_mask is not None:
         pick = rows[:, None, None].expand(-1, 1, tokens.shape[-1])
         query, tokens = context.gather(1, pick), tokens.gather(1, pick)             # [B, 1, W]
-        # A position sees what the causal mask lets it see: a row of the mask per sample and head.
-        attn_mask = attn_mask[rows].repeat_interleave(last.attn.num_heads, 0)[:, None]   # [B*heads, 1, T]
+        attn_mask = attn_mask[rows][:, None]      # a position sees what the causal mask lets it see: [B, 1, T]
     else:
         query, tokens = context[:, rows], tokens[:, rows]                           # [B, R, W]
-    attended = last.attn(query, context, context, need_weights=False, attn_mask=attn_mask)[0]
-    tokens = tokens + last.ls_1(attended)
+    tokens = tokens + last.ls_1(attend(last.attn, query, context, attn_mask))
     return tokens + last.ls_2(last.mlp(last.ln_2(tokens)))
+
+
+def attend(attn, query, context, attn_mask=None):
+    """`attn(query, context, context)` for a few queries [B, R, W] on many tokens [B, T, W], without a key or a value per
+    token: q . (K x) = (K^T q) . x, and a mean of values is the value of the mean.
+
+    attn: nn.MultiheadAttention, H heads of width d; attn_mask [B, R, T], 0 or -inf. Keys' biases add the same to all
+    scores of a query, which softmax does not see.
+    """
+    heads = attn.num_heads
+    (w_q, w_k, w_v), (b_q, _, b_v) = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
+    w_k, w_v = (weight.unflatten(0, (heads, -1)) for weight in (w_k, w_v))          # [H, d, W]
+    q = nn.functional.linear(query, w_q, b_q).unflatten(2, (heads, -1))             # [B, R, H, d]
+    q = torch.einsum("brhd,hdw->brhw", q * q.shape[-1] ** -0.5, w_k)                # [B, R, H, W]
+    scores = torch.einsum("brhw,btw->brht", q, context)
+    if attn_mask is not None:
+        scores = scores + attn_mask[:, :, None]
+    mean = torch.einsum("brht,btw->brhw", scores.softmax(-1).to(context.dtype), context)
+    return attn.out_proj(torch.einsum("brhw,hdw->brhd", mean, w_v).flatten(2) + b_v)
 
 
 class PromptableCLIP(nn.Module):
