@@ -85,8 +85,8 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
     """Transformer blocks of which only some positions are read afterwards.
 
     tokens [B, T, W], rows: [R] (the same positions in every sample) or [B] (one position each).
-    Returns [B, R, W], R = 1 in the second case. Same numbers as running everything: in the last block keys and values
-    are about all positions, queries, output projection and MLP only about `rows` (METHOD.md, "Exact savings").
+    Returns [B, R, W], R = 1 in the second case. Same numbers as running everything: the last block computes only
+    what is read at `rows` (METHOD.md, "Exact savings"; and `attend`).
     """
     for block in blocks[:-1]:
         tokens = block(tokens, attn_mask=attn_mask)
