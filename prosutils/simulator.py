@@ -3,14 +3,7 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
-from .backbone import run_blocks
-
-
-class QuickGELU(nn.Module):
-    """CLIP's activation; open_clip's class of that name, spelled for the constructor of a fresh transformer."""
-
-    def forward(self, x):
-        return x * torch.sigmoid(1.702 * x)
+from .backbone import QuickGELU, run_blocks
 
 
 class PromptSimulator(nn.Module):

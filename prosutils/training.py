@@ -1,5 +1,4 @@
 """One training loop for every method, with validation, checkpoints and resume."""
-import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -209,19 +207,13 @@ def set_rates(optimiser, settings, epoch):
         group["lr"] = max(rate * decay, min(settings.min_lr, rate))
 
 
-@contextlib.contextmanager
 def fast_precision(device):
-    """bfloat16 autocast where the processor has it, else float32 as in the released code.
-
-    On a CPU attention is written out: for sequences this short that is faster than the fused kernel.
-    """
+    """Autocast: bfloat16 where the processor has it, else float32 as in the released code."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=native):
-        yield
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
 
 
 # --- Checkpoint files -------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """CLIP's towers: the same numbers as open_clip's own, and clear words for what cannot be loaded."""
+import open_clip.transformer
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
-from prosutils.backbone import (MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, convolutional_stem,
-                                fold_batch_norm, load_clip)
+from prosutils.backbone import (MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, QuickGELU, build_mini,
+                                convolutional_stem, fold_batch_norm, load_clip, run_blocks, tower_operations)
 from prosutils.config import UserError
 
 CAPTIONS = ["a photo of a house", "a dog from some other kind of domain.", "zebra"]
@@ -87,3 +89,30 @@ def test_unknown_name_and_wrong_activation_are_refused():
         load_clip("ViT-B-32", "openai")
     with pytest.raises(UserError, match="could not be loaded"):
         load_clip("ViT-B-32-quickgelu", "no/such/file.pt")
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_operations_are_those_that_torch_counts(rows):
+    """The formula leaves out the scores: T / 6W = 3 % at all positions, and what the few templates ask at the end."""
+    torch.manual_seed(0)
+    blocks = open_clip.transformer.Transformer(width=192, layers=2, heads=3).resblocks
+    tokens = torch.randn(4, 40, 192)
+    with FlopCounterMode(display=False) as counter:
+        run_blocks(blocks, tokens, torch.arange(rows or 40))
+    assert 0.9 < tower_operations(4, 40, 192, 2, rows) / counter.get_total_flops() < 1
+
+
+def test_the_activation_and_its_gradient_are_open_clips():
+    x = torch.linspace(-30, 30, 1001, dtype=torch.double, requires_grad=True)
+    gradients = []
+    for activation in (QuickGELU(), open_clip.transformer.QuickGELU()):
+        y = activation(x)
+        gradients.append(torch.autograd.grad((y * x.detach().cos()).sum(), x)[0])
+        torch.testing.assert_close(y, x * torch.sigmoid(1.702 * x))
+    torch.testing.assert_close(*gradients)
+
+
+def test_both_towers_have_it(mini):
+    kinds = [type(block.mlp.gelu) for tower in (mini.model.visual, mini.model)
+             for block in tower.transformer.resblocks]
+    assert kinds == [QuickGELU] * 6
