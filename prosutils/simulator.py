@@ -25,11 +25,15 @@ class PromptSimulator(nn.Module):
         self.domain_template = nn.Parameter(scale * torch.randn(1, width))
         self.semantic_template = nn.Parameter(scale * torch.randn(1, width))
 
-    def forward(self, images, units):
-        """images [B, 3, H, W] and units [B, M+S, W], own ones zero while training -> prompts [B, 2, W]."""
+    def tokens(self, images, units):
+        """What enters the blocks, [B, 2+M+S+N, W]; images and units as in `forward`."""
         body = self.body
         patches = body.conv1(images).flatten(2).transpose(1, 2) + body.positional_embedding[1:]    # [B, N, W]
         templates = torch.cat([self.domain_template, self.semantic_template]).expand(len(images), -1, -1)
-        tokens = torch.cat([templates.to(patches.dtype), units.to(patches.dtype), patches], 1)     # [B, 2+M+S+N, W]
+        return body.ln_pre(torch.cat([templates.to(patches.dtype), units.to(patches.dtype), patches], 1))
+
+    def forward(self, images, units):
+        """images [B, 3, H, W] and units [B, M+S, W], own ones zero while training -> prompts [B, 2, W]."""
         rows = torch.arange(2, device=images.device)
-        return body.ln_post(run_blocks(body.transformer.resblocks, body.ln_pre(tokens), rows)) @ self.project
+        read = run_blocks(self.body.transformer.resblocks, self.tokens(images, units), rows)
+        return self.body.ln_post(read) @ self.project
