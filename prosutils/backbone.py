@@ -110,7 +110,7 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
 
     tokens [B, T, W], rows: [R] (the same positions in every sample) or [B] (one position each).
     Returns [B, R, W], R = 1 in the second case. Same numbers as running everything: the last block computes only
-    what is read at `rows` (METHOD.md, "Exact savings"; and `attend`).
+    what is read at `rows`, by `attend`.
     """
     for block in blocks[:-1]:
         tokens = block(tokens, attn_mask=attn_mask)
@@ -183,7 +183,7 @@ class PromptableCLIP(nn.Module):
     def encode_tokens(self, patches, prompts=None, read_out=0, token_dropout=0.0):
         """Image features [B, D] of `[cls + pos_0 ; prompts ; patches]`, read at position `read_out`.
 
-        patches [B, N, W] from `patches`; prompts [B, P, W] or None, without positional embedding (METHOD.md).
+        patches [B, N, W] from `patches`; prompts [B, P, W] or None, without positional embedding, as in the released code.
         `token_dropout` is the probability with which an entry of the whole sequence is dropped before ln_pre.
         """
         visual = self.model.visual

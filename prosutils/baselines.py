@@ -1,4 +1,7 @@
-"""What ProS is measured against, in the same loop, on the same batches [OTHER_METHODS, sections 0, 1, 5 and 6]."""
+"""What ProS is measured against, in the same loop, on the same batches.
+
+CoOp: Zhou et al., IJCV 2022. VPT: Jia et al., ECCV 2022. DePro: SIGIR 2025, after its code, github.com/pSGAme/DePro.
+"""
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -73,7 +76,7 @@ class VPT(TunedCLIP):
 
 class StaticPrompts(VPT):
     """The strongest static prompts known: 4 + 4 in the image, one word in the captions, class token and heads
-    [FACTS 2.5; OTHER_METHODS, section 1]. 662,784 numbers at ViT-B/32."""
+    [released code of DePro: its baseline]. 662,784 numbers at ViT-B/32."""
     method = "Static prompts"
     prompts = 8
 
@@ -118,7 +121,7 @@ class FullFineTuning(TunedCLIP):
 
 
 class DePro(TunedCLIP):
-    """Decoupled prompts (SIGIR 2025) under this protocol [OTHER_METHODS, section 1].
+    """Decoupled prompts (SIGIR 2025) under this protocol [released code of DePro].
 
     Four static prompts for all domains (UDP) and four class prompts (CP) that a generator of two blocks writes from
     the image: no units, no stage 1. x1 reads the image with CP, x2 with UDP and CP; the feature of a test image is

@@ -25,7 +25,7 @@ from .config import Switches, UserError
 from .domains import ImageDomains
 from .splits import Sample, protocol_splits
 
-#: A domain with fewer of its published images is incomplete: public copies differ by less (FACTS 6.1; users of Sketchy
+#: A domain with fewer of its published images is incomplete: public copies differ by less (users of Sketchy
 #: and TU-Berlin count 75,481 and 204,070 where papers have 75,471 and 204,489).
 COMPLETE = 0.99
 

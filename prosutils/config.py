@@ -26,7 +26,7 @@ class UserError(ValueError):
 
 @dataclass(frozen=True)
 class Switches:
-    """Where the released code departs from the paper or from good practice (METHOD: nine points; FACTS, section 3).
+    """Where the released code departs from the paper or from good practice; notebook 04, section 12, shows each on data.
 
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """
@@ -77,7 +77,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Defaults are the released hyper-parameters (FACTS 1.4: options_pros.py, reproduce_runs.sh)."""
+    """One run. Defaults are the released hyper-parameters [released code: options_pros.py, reproduce_runs.sh]."""
     preset: str
     dataset: str                          # "pictonet" (shipped drawings), a name of `benchmarks.py`, or any "folder"
     backbone: str

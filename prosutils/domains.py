@@ -169,7 +169,7 @@ class BalancedSampler(Sampler):
     depends on nothing but the generator's state: a run that resumes with that state draws the same batches.
 
     classes_per_batch: above 0, every batch holds so many classes, the same in all domains and equally often, as a
-    loss that compares a class across domains wants them [OTHER_METHODS, section 1: 3 classes x 4 images x 5 domains].
+    loss that compares a class across domains wants them [released code of DePro: 3 classes x 4 images x 5 domains].
 
     Raises UserError when `batch_size` cannot be shared equally by the domains, or a domain's share by the classes.
     """

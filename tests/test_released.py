@@ -102,7 +102,7 @@ def tower(x, state, name, layers, heads, norms=(), mask=None):
 
 
 def released_stage2_loss(state, images, labels, domains):
-    """Stage 2's loss as METHOD.md has it, read at position 1, out of the released code's tensors."""
+    """Stage 2's loss written out once more, read at position 1, out of the released code's tensors."""
     def patches(name):
         return F.conv2d(images, state[f"{name}conv1.weight"], stride=32).flatten(2).transpose(1, 2)
 
