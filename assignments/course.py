@@ -220,6 +220,8 @@ def main():
     graded = grade_samples(rows, HERE / "grading", workers=min(os.cpu_count() or 1, len(ASSIGNMENTS)))
     print_table(graded)
     failed = [row for row in graded if not as_expected(row)]
+    print("Seconds a submission: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in
+                                               {row["assignment"]: row["seconds"] for row in graded}.items()))
     print(f"{len(graded) - len(failed)} of {len(graded)} submissions got the points they should; "
           f"feedback and nbgrader's log: assignments/grading/")
     return bool(failed)

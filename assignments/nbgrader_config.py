@@ -21,7 +21,8 @@ c.CourseDirectory.course_id = "pros"
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError('not solved yet')"}
 
 c.Execute.timeout = 30                       # seconds for a cell: none of a right solution takes ten
-c.ExecuteInTime.limit = 90                   # seconds for all answers, even where a loop cannot be interrupted
+c.ExecuteInTime.given_timeout = 60           # seconds for a locked cell between them that embeds pictures
+c.ExecuteInTime.limit = 120                  # seconds for all answers, even where a loop cannot be interrupted
 c.Execute.raise_on_iopub_timeout = False     # such a loop costs the cells after it, not the whole submission
 c.Execute.extra_arguments = [
     "--HistoryManager.hist_file=:memory:",

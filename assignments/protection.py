@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.api import Gradebook
 from nbgrader.converters.base import NbGraderException
 from nbgrader.preprocessors import ClearHiddenTests, Execute, NbGraderPreprocessor
-from nbgrader.utils import is_grade, is_solution
+from nbgrader.utils import is_grade, is_locked, is_solution
 from traitlets import Integer
 
 
@@ -74,18 +74,20 @@ class ExecuteInTime(Execute):
     """nbgrader's execution with a limit for the whole notebook: a loop that cannot be interrupted blocks every later
     cell, and each of them would wait for its own time limit."""
 
-    limit = Integer(90, help="Seconds from the first answer on; afterwards a cell has one second.").tag(config=True)
+    limit = Integer(120, help="Seconds from the first answer on; afterwards a cell has one second.").tag(config=True)
     set_up_timeout = Integer(120, help="Seconds for a cell before the first answer: imports, data.").tag(config=True)
+    given_timeout = Integer(60, help="Seconds for a locked cell between answers: it may embed pictures.").tag(config=True)
 
     def preprocess(self, nb, resources, **options):
         end = None
 
         def seconds(cell):
             nonlocal end
-            if end is None and not (is_solution(cell) or is_grade(cell)):
+            given = not (is_solution(cell) or is_grade(cell))
+            if end is None and given:
                 return self.set_up_timeout
             end = end or time.monotonic() + self.limit
-            return max(1, min(self.timeout, end - time.monotonic()))
+            return max(1, min(self.given_timeout if given and is_locked(cell) else self.timeout, end - time.monotonic()))
 
         self.timeout_func = seconds
         try:

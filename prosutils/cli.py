@@ -76,9 +76,9 @@ def describe(run):
 
 
 def report(run, table):
-    """Print the rows and add them to the results file."""
-    table = table.assign(preset=run.config.preset if run.config.dataset == "pictonet" and
-                         run.data.root == pictonet.default_folder(run.config.pixels) else run.data.root.name)
+    """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
+    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet.default_folder(run.config.pixels)
+    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
     path = run.artifacts / "results.csv"
     add_results(table, path)
     print(table[COLUMNS].round(3).to_string(index=False))
@@ -88,7 +88,7 @@ def report(run, table):
 def evaluate(args):
     """Measure a checkpoint on its protocols, beside zero-shot CLIP."""
     model = load_checkpoint(args.checkpoint)
-    args.preset, args.set = model.config.preset, args.set
+    args.preset = model.config.preset
     run = experiment(args)
     if set(model.classes) & set(run.split.unseen_classes):
         overlap = ", ".join(sorted(set(model.classes) & set(run.split.unseen_classes)))

@@ -64,8 +64,9 @@ class Experiment:
         return model, table
 
     def evaluate(self, model, progress=False):
-        """The measurements of a model, one row each, with the seed of the run."""
-        extra = {"seed": self.config.seed, "unseen_domain": self.split.unseen_domain or "none"}
+        """The measurements of a model, one row each, with the seed, held-out domain and training classes of the run."""
+        extra = {"seed": self.config.seed, "unseen_domain": self.split.unseen_domain or "none",
+                 "training_classes": self.config.training_classes}
         return evaluate_all(model, self.splits, extra=extra, progress=progress)
 
 
@@ -75,7 +76,7 @@ def shipped_model(name):
 
 
 def same_run(path, model):
-    """Whether a checkpoint is of this model's method, classes, domains and settings."""
+    """Whether a checkpoint is of this model's method, classes, domains, training pictures and settings."""
     try:
         refuse_other_run(read_checkpoint(path)["identity"], identity(model), path)
     except UserError:
@@ -139,7 +140,7 @@ def write_table(table, path):
 
 def add_results(table, path):
     """Rows of `table` into the results at `path`, replacing older rows of the same case; returns all rows."""
-    case = ["preset", "method", "protocol", "unseen_domain", "gallery", "seed"]
+    case = ["preset", "method", "protocol", "unseen_domain", "gallery", "training_classes", "seed"]
     if Path(path).exists():
         table = pd.concat([pd.read_csv(path), table])
     table = table.drop_duplicates(case, keep="last").sort_values(case, ignore_index=True)

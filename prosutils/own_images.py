@@ -1,22 +1,30 @@
 """Your own pictures: what a folder lacks, which split suits it, uploads made files, an index to search again and again."""
 import hashlib
+import io
 import os
 import re
+import shutil
+import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from .config import UserError
+from . import pictonet
+from .config import UserError, only_one
 from .domains import inverted_domains, usual_gallery
 from .evaluation import embed, model_transform, rank
-from .image_files import IMAGE_SUFFIXES, find_fault, load_image
+from .image_files import IMAGE_SUFFIXES, SYSTEM_FILES, find_fault, load_image
 
 #: Below this many images of a class in a domain there is little to average over.
 FEW = 3
+#: Bytes of an unpacked picture above which an upload's member is not even read.
+LARGEST = 100 * 2 ** 20
+#: The domains of `stand_in`, by those of PictoNet.
+STAND_IN = {"emoji": "stickers", "outline": "icons", "sketch": "pencil", "solid": "stencils"}
 
 
 # --- A labelled folder --------------------------------------------------------------------------------------------
@@ -24,7 +32,7 @@ FEW = 3
 def advice(data):
     """Sentences on what an ImageDomains folder lacks for training and measuring; none where nothing is lacking."""
     counts, gallery = data.counts(), usual_gallery(data, data.domains)
-    said = [f"{path.name} is skipped: {why}." for path, why in data.skipped]
+    said = [f"{path.relative_to(data.root)} is skipped: {why}." for path, why in data.skipped]
     if len(data.domains) < 3:
         said.append(f"There are {len(data.domains)} domains. With one held out a single one is left to train on; a third "
                     "teaches what changes between domains and what does not.")
@@ -64,21 +72,65 @@ def _some(names, most=4):
     return ", ".join(names[:most]) + more
 
 
+# --- A stand-in ---------------------------------------------------------------------------------------------------
+
+def stand_in(folder, classes=30, each=5):
+    """Lay some of PictoNet's drawings out as somebody might have collected them, `domain/class/image`; returns `folder`.
+
+    One picture lies on its side, one has 16 bits, one is transparent and one was only half copied.
+    """
+    folder = Path(folder)
+    part, chosen = folder.with_name(f"{folder.name}.part"), sorted({record["class"] for record in pictonet.manifest()})
+    chosen = chosen[::len(chosen) // classes][:classes]
+    with only_one(folder):
+        if folder.exists():
+            return folder
+        shutil.rmtree(part, ignore_errors=True)
+        for record in pictonet.manifest():
+            if record["class"] in chosen and record["domain"] in STAND_IN:
+                place = part / STAND_IN[record["domain"]] / record["class"]
+                place.mkdir(parents=True, exist_ok=True)
+                number = len(list(place.iterdir()))
+                if number < each:
+                    pictonet.load_drawing(record, 128).save(place / f"{number}.png")
+        _spoil(part, chosen)
+        part.rename(folder)
+    return folder
+
+
+def _spoil(folder, classes):
+    """Add what real folders hold as well, one picture to each of the first four classes."""
+    first, second, third, fourth = classes[:4]
+    on_its_side = load_image(folder / "pencil" / first / "0.png").rotate(90)
+    exif = on_its_side.getexif()
+    exif[0x0112] = 6                                                    # "turn me a quarter before you look"
+    on_its_side.save(folder / "pencil" / first / "turned.jpg", exif=exif)
+    grey = np.asarray(load_image(folder / "icons" / second / "0.png").convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "icons" / second / "deep.png")
+    ink = ImageOps.invert(load_image(folder / "stencils" / third / "0.png").convert("L"))
+    clear = Image.new("RGBA", ink.size)
+    clear.putalpha(ink)                                                 # black where there is ink, nothing elsewhere
+    clear.save(folder / "stencils" / third / "transparent.png")
+    whole = (folder / "stickers" / fourth / "0.png").read_bytes()
+    (folder / "stickers" / fourth / "half_copied.png").write_bytes(whole[:len(whole) // 2])
+
+
 # --- Uploads ------------------------------------------------------------------------------------------------------
 
 def save_uploads(uploads, folder):
     """Keep uploaded pictures as files; returns (paths, complaints).
 
-    uploads: {name: bytes}, or the value of an ipywidgets.FileUpload. A file that is no whole picture, or a picture of
-    more pixels than Pillow takes for safe (about 89 million), is not kept; a complaint says why. A name that is taken
-    gets a number, so that nothing is overwritten.
+    uploads: {name: bytes}, or the value of an ipywidgets.FileUpload. A .zip is unpacked, the last two folders of every
+    picture kept: `domain/class/image`. A file that is no whole picture, or a picture of more pixels than Pillow takes for
+    safe (about 89 million), is not kept; a complaint says why. A name that is taken gets a number, so that nothing is
+    overwritten.
     """
     if not isinstance(uploads, dict):
         uploads = {item["name"]: bytes(item["content"]) for item in uploads}
     folder, paths, complaints = Path(folder), [], []
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in uploads.items():
+    for name, content in _unpacked(uploads, complaints):
         path = _free_path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name("." + path.name)                              # hidden from every listing until it is whole
         part.write_bytes(content)
         fault = find_fault(part)
@@ -91,9 +143,36 @@ def save_uploads(uploads, folder):
     return paths, complaints
 
 
+def _unpacked(uploads, complaints):
+    """(name, bytes) of every upload and of every file in those that are archives."""
+    for name, content in uploads.items():
+        if not name.lower().endswith(".zip"):
+            yield PurePosixPath(name.replace("\\", "/")).name, content
+        elif not zipfile.is_zipfile(io.BytesIO(content)):
+            complaints.append(f"{name} is no whole archive: pack or upload it again.")
+        else:
+            yield from _members(zipfile.ZipFile(io.BytesIO(content)), complaints)
+
+
+def _members(archive, complaints):
+    """(the last two folders and the name, bytes) of the files in an archive, hidden ones left out."""
+    for member in archive.infolist():
+        parts = PurePosixPath(member.filename).parts
+        if member.is_dir() or any(part.startswith((".", "__")) for part in parts):
+            continue                                                    # .DS_Store, __MACOSX, ..
+        try:
+            if member.file_size > LARGEST:
+                raise UserError(f"it has {member.file_size / 2 ** 20:.0f} MiB")
+            yield "/".join(parts[-3:]), archive.read(member)
+        except Exception as error:                                      # zipfile and zlib raise errors of many kinds
+            complaints.append(f"{member.filename} is not kept: {error}.")
+
+
 def _free_path(folder, name):
-    """A path in `folder` for an uploaded name, which may hold anything: folders, dots, spaces."""
-    stem, dot, suffix = re.sub(r"[^\w.-]+", "_", Path(name.replace("\\", "/")).name).strip(".").rpartition(".")
+    """A path in `folder` for an uploaded name, whose parts may hold anything: dots, spaces, other signs."""
+    *folders, last = (re.sub(r"[^\w.-]+", "_", part).strip(".") or "_" for part in name.split("/"))
+    folder = folder.joinpath(*folders)
+    stem, dot, suffix = last.rpartition(".")
     stem, suffix = (stem or suffix, dot + suffix if stem else "")
     path, number = folder / f"{stem}{suffix}", 1
     while path.exists():
@@ -124,7 +203,7 @@ class ImageIndex:
     paths: np.ndarray                 # [n] names relative to `root`
     features: torch.Tensor            # [n, D]
     signature: str                    # of the model
-    skipped: list = ()                # [(path, why)] of files that are not whole images
+    skipped: list = ()                # [(path, why)] of files that are no images, or not whole
 
     @classmethod
     def build(cls, model, root, progress=False):
@@ -132,7 +211,7 @@ class ImageIndex:
         root = Path(root)
         if not root.is_dir():
             raise UserError(f"There is no folder {root}.")
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and
+        files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower() not in SYSTEM_FILES and
                        not any(part.startswith(".") for part in path.relative_to(root).parts))
         faults = {path: find_fault(path) for path in files}
         good = [path for path in files if not faults[path]]
@@ -157,7 +236,7 @@ class ImageIndex:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(part, features=self.features.numpy(), path=self.paths.astype(str), signature=self.signature,
-                     root=str(self.root))
+                     root=str(self.root.resolve()))
             os.replace(part, path)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
@@ -175,10 +254,15 @@ class ImageIndex:
                             "one.") from None
         except Exception as error:                   # numpy raises errors of many kinds for a broken file
             raise UserError(f"{path} is not an index of this package: {str(error)[:200]}") from None
-        if model is not None and signature(model) != index.signature:
-            raise UserError(f"{path} was made by another model; features of two models do not compare. Build it again "
-                            "with this one.")
+        if model is not None:
+            index.check(model)
         return index
+
+    def check(self, model):
+        """Raises UserError where `model` is not the one that made the index."""
+        if signature(model) != self.signature:
+            raise UserError(f"The index of {self.root} was made by another model; features of two models do not compare. "
+                            "Build it again with this one.")
 
 
 def query_feature(model, query):

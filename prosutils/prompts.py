@@ -16,7 +16,7 @@ def captions(classes, tokens):
 
 
 class LearnedContext(nn.Module):
-    """Captions "a photo of {class} from [v_1]...[v_L] domain." with v shared by all classes [METHOD, text side].
+    """Captions "a photo of {class} from [v_1]...[v_L] domain." with v shared by all classes [released code].
 
     clip: PromptableCLIP; classes: C names; tokens: L. `forward()` gives the input of `clip.encode_embeddings`:
     embeddings [C, T, Wt] and the position [C] of each end-of-text token.

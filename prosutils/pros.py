@@ -19,6 +19,7 @@ class TunedCLIP(nn.Module):
     """
     method = "CLIP"
     stages = (2,)
+    training_pictures = None        # which these are (Split.training_pictures), where the model is built for a split
 
     def __init__(self, clip, classes, domains, config):
         super().__init__()
@@ -61,7 +62,7 @@ class TunedCLIP(nn.Module):
         return self.clip.encode_embeddings(*self.context())
 
     def logits(self, features):
-        """cos(image, text) / temperature, [B, D] -> [B, S] in float32 [METHOD: temperature 0.07]."""
+        """cos(image, text) / temperature, [B, D] -> [B, S] in float32 [released code: temperature 0.07]."""
         return self.similarities(features, self.encode_classes()) / self.config.temperature
 
     @staticmethod

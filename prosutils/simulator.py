@@ -10,7 +10,7 @@ class PromptSimulator(nn.Module):
     """A small transformer that reads the image beside all prompt units and writes two prompts for it (CaDP).
 
     Input `[t_M ; t_S ; domain units ; semantic units ; own patches + own pos_1..N]`, output: the two template
-    positions after ln_post and a W x W matrix, [B, 2, W] [METHOD, stage 2].
+    positions after ln_post and a W x W matrix, [B, 2, W] [paper: content-aware simulator].
 
     The body is open_clip's VisionTransformer as in the released code. Its class token, projection and row 0 of its
     positional embedding are never used, yet they are among the released code's 18,226,176 trainable numbers.

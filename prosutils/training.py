@@ -24,7 +24,9 @@ def build_model(method, clip, split, config):
     """A model of `method`, a key of METHODS, for a split's seen classes and training domains."""
     if method not in METHODS:
         raise UserError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
-    return METHODS[method](clip, split.seen_classes, split.train_domains, config)
+    model = METHODS[method](clip, split.seen_classes, split.train_domains, config)
+    model.training_pictures = split.training_pictures()
+    return model
 
 
 def train(model, split, folder=None, resume=False, progress=True, shared=None):
@@ -219,9 +221,10 @@ def fast_precision(device):
 # --- Checkpoint files -------------------------------------------------------------------------------------------
 
 def identity(model):
-    """What has to be equal for a checkpoint to fit: method, classes, domains and every setting."""
+    """What has to be equal for a checkpoint to fit: method, classes, domains, training pictures and every setting."""
     return dict(method=next(key for key, kind in METHODS.items() if type(model) is kind), classes=list(model.classes),
-                domains=list(model.domains), config=dataclasses.asdict(model.config))
+                domains=list(model.domains), training_pictures=model.training_pictures,
+                config=dataclasses.asdict(model.config))
 
 
 def stage1_key(model):
@@ -279,6 +282,7 @@ def load_checkpoint(path, clip=None):
         raise UserError(f"{path} does not fit the backbone {model.clip.name}: {str(error)[:300]}") from None
     if unexpected:
         raise UserError(f"{path} holds tensors that {model.method} has not: {', '.join(unexpected[:5])}.")
+    model.training_pictures = about.get("training_pictures")
     return model.requires_grad_(False).eval()
 
 

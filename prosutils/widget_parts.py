@@ -2,14 +2,16 @@
 import base64
 import html
 import io
+from importlib import resources
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from .config import UserError
-from .domains import inverted_domains
+from .domains import ImageDomains, inverted_domains
 from .evaluation import embed, model_transform, rank, switch_options
+from .own_images import ImageIndex
 from .pictures import thumbnail
 from .plots import embed_rows
 
@@ -17,6 +19,16 @@ from .plots import embed_rows
 #: sketches. What is smaller than `LEAST` of the canvas is enlarged as if it were as large: a dot stays a dot.
 SIDE, FILL, LEAST = 224, 0.83, 0.3
 BLANK = "The canvas is empty: draw on it with the pointer, or press space on it and use the arrow keys."
+
+
+def asset(name):
+    """A text file that ships with the package."""
+    return resources.files("prosutils").joinpath("data", name).read_text(encoding="utf-8")
+
+
+def complaint(error):
+    """An exception as a reader should see it: a UserError says all, of others the kind helps."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 # --- Searches -----------------------------------------------------------------------------------------------
@@ -56,6 +68,30 @@ class Search:
     def rank(self, query, k, similarity=None):
         scores, places = rank(query, self.features, similarity or self.options["similarity"], k)
         return scores[0].tolist(), places[0].tolist()
+
+
+class IndexSearch(Search):
+    """A search of all pictures of an `ImageIndex`, whose features are there. Each is a class of its own, named by its file."""
+
+    def __init__(self, model, index):
+        index.check(model)
+        self.model, self.gallery, self.features = model, torch.arange(len(index.paths)), index.features
+        paths = [index.root / name for name in index.paths.tolist()]
+        names = tuple("/".join(path.relative_to(index.root).parts[-2:]) for path in paths)
+        self.data = ImageDomains(index.root, ("any",), names, paths, torch.zeros_like(self.gallery), self.gallery, [])
+        self.options = switch_options(model.config.switches)
+
+
+def searches_of(models, data, gallery=None):
+    """{name: Search} of a model, of several or {name: model}: in rows of `data`, or in all pictures of an `ImageIndex`.
+
+    Raises UserError for an empty gallery and for an index of another model.
+    """
+    if isinstance(data, ImageIndex):
+        return {name: IndexSearch(model, data) for name, model in named(models).items()}
+    if gallery is None or not len(gallery):
+        raise UserError("The gallery is empty: there is nothing to search.")
+    return {name: Search(model, data, gallery) for name, model in named(models).items()}
 
 
 # --- Drawings -----------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import html
 import importlib
 import sys
 import time
-from importlib import resources
 
 import anywidget
 import ipywidgets
@@ -22,18 +21,8 @@ from .evaluation import model_transform, query_metrics, rank
 from .pictures import compare_ranks, domain_colours, rank_strips, short
 from .plots import feature_maps, label_colours
 from .pros import ProS
-from .widget_parts import (Search, decode_drawing, example_drawing, named, picture_url, place_drawing,
-                           query_html, strip_html, unit_features, unit_square, with_own_units)
-
-
-def asset(name):
-    """A text file that ships with the package."""
-    return resources.files("prosutils").joinpath("data", name).read_text(encoding="utf-8")
-
-
-def complaint(error):
-    """An exception as a reader should see it: a UserError says all, of others the kind helps."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+from .widget_parts import (Search, asset, complaint, decode_drawing, example_drawing, named, picture_url, place_drawing,
+                           query_html, searches_of, strip_html, unit_features, unit_square, with_own_units)
 
 
 class WithPicture:
@@ -62,7 +51,6 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
     """The pad of `sketch_search`. `drawing` and `words` come from the browser, `answer` goes back to it."""
     title = "sketch_search: run this cell, then draw"
     _esm, _css = asset("element.js") + asset("sketch_pad.js"), asset("widgets.css")
-    gallery = traitlets.List().tag(sync=True)                       # [picture, class name] of each gallery picture
     strokes = traitlets.List().tag(sync=True, echo_update=False)    # what is on the canvas: a second view has it too
     drawing = traitlets.Unicode().tag(sync=True, echo_update=False)
     words = traitlets.Unicode().tag(sync=True, echo_update=False)
@@ -71,10 +59,8 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
     def __init__(self, searches, k):
         self.searches, self.k = searches, k
         first = next(iter(searches.values()))
-        self.data, self.rows = first.data, first.gallery
-        names = [self.data.classes[i].replace("_", " ") for i in self.data.class_index[self.rows]]
-        super().__init__(gallery=[[picture_url(self.data.load(int(row))), name] for row, name in zip(self.rows, names)],
-                         answer=dict(number=0, strips=[], milliseconds=0, message=""))
+        self.data, self.rows, self.cards = first.data, first.gallery, {}
+        super().__init__(answer=dict(number=0, strips=[], milliseconds=0, message=""))
 
     @traitlets.observe("drawing", "words")
     def respond(self, change):
@@ -88,7 +74,7 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
             self.answer = self.answer | dict(number=number, message=complaint(error))
 
     def strips(self, kind):
-        """[{name, scores [k], places [k]}] of every model, for what is drawn or for the words."""
+        """[{name, scores [k], cards [k]}] of every model, for what is drawn or for the words."""
         if kind == "words":
             query = self.words.strip()
             if not query:
@@ -97,7 +83,16 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
             query = place_drawing(decode_drawing(self.drawing))
         ask = Search.words if kind == "words" else Search.drawing
         ranks = {name: search.rank(ask(search, query), self.k) for name, search in self.searches.items()}
-        return [dict(name=name, scores=scores, places=places) for name, (scores, places) in ranks.items()]
+        return [dict(name=name, scores=scores, cards=[self.card(place) for place in places])
+                for name, (scores, places) in ranks.items()]
+
+    def card(self, place):
+        """[address of the picture, class name] of a place in the gallery, made once."""
+        if place not in self.cards:
+            row = int(self.rows[place])
+            name = self.data.classes[self.data.class_index[row]].replace("_", " ")
+            self.cards[place] = [picture_url(self.data.load(row)), name]
+        return self.cards[place]
 
     def figure(self):
         image = place_drawing(decode_drawing(self.drawing) if self.strokes else example_drawing())
@@ -106,17 +101,17 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
         return rank_strips(self.data, [image] * len(ranked), ranked, names=names)
 
 
-def sketch_search(models, data, gallery, k=9):
+def sketch_search(models, data, gallery=None, k=9):
     """A pad to draw on, and the `k` gallery pictures nearest to the drawing, which change as one draws.
 
     models: a model, several, or {name: model}: one strip each; gallery: G rows of `data`, embedded once by each model.
+    Or `data` is an `ImageIndex` of the (one) model, and all its pictures are the gallery.
     Pointer, finger or pen; by keyboard: space puts the pen down and lifts it, arrow keys move it (Shift: faster),
-    Escape clears, Ctrl+Z undoes. Words can be asked for too. Raises UserError for an empty gallery.
+    Escape clears, Ctrl+Z undoes. Words can be asked for too. Raises UserError for an empty gallery and an index of
+    another model.
     """
-    if not len(gallery):
-        raise UserError("The gallery is empty: there is nothing to search.")
-    searches = {name: Search(model, data, gallery) for name, model in named(models).items()}
-    return SketchSearch(searches, min(k, len(gallery)))
+    searches = searches_of(models, data, gallery)
+    return SketchSearch(searches, min(k, *(len(search.gallery) for search in searches.values())))
 
 
 # --- Explorers with menus -----------------------------------------------------------------------------------
@@ -190,31 +185,31 @@ class RankExplorer(Explorer):
     title = "rank_explorer: run this cell, then choose a query"
 
     def __init__(self, data, split, models, k):
-        self.split, self.k = split, k
-        self.searches = {name: Search(model, data, split.gallery) for name, model in models.items()}
+        self.split, self.k, self.searches = split, k, searches_of(models, data, split.gallery)
         self.method = menu("Method", [*models, "all, side by side"], "all, side by side")
         self.similarity = menu("Similarity", ["cosine", "euclidean"])
+        self.first = slider("From rank", ipywidgets.IntSlider, min=1, max=max(1, len(split.gallery) - k + 1), step=k)
         others = [x for x in data.domains if x not in (*split.query_domains, split.gallery_domain)]
         super().__init__(data, [*split.query_domains, *others], data.class_names(split.gallery),
-                         [self.method, self.similarity])
+                         [self.method, self.similarity, self.first])
 
     def ranks(self):
-        """{method: (rows [k], AP@200)} of the chosen query."""
-        labels, found = self.data.class_index, {}
+        """{method: (rows [k] from the chosen rank on, AP@200)} of the chosen query."""
+        labels, found, before = self.data.class_index, {}, self.first.value - 1
         for name, search in self.searches.items():
             if self.method.value in (name, "all, side by side"):
                 query = search.row(self.row)
-                places = search.rank(query, self.k, self.similarity.value)[1]
+                places = search.rank(query, before + self.k, self.similarity.value)[1][before:]
                 scores = query_metrics(query, labels[[self.row]], search.features, labels[search.gallery],
                                        **search.options | dict(similarity=self.similarity.value))
                 found[name] = self.split.gallery[places], float(scores["AP@200"])
         return found
 
     def page(self):
-        label, parts = int(self.data.class_index[self.row]), []
+        label, first, parts = int(self.data.class_index[self.row]), self.first.value, []
         for name, (rows, score) in self.ranks().items():
-            hits = int((self.data.class_index[rows] == label).sum())
-            parts.append(f"<h4>{html.escape(name)} <small>AP@200 {score:.2f}, {hits} of {len(rows)} right</small></h4>"
+            hits, last = int((self.data.class_index[rows] == label).sum()), first + len(rows) - 1
+            parts.append(f"<h4>{html.escape(name)} <small>AP@200 {score:.2f}, ranks {first} to {last}: {hits} right</small></h4>"
                          + strip_html(self.data, rows, label, f"ranks by {name}"))
         return f'<div class="pros-row">{query_html(self.data, self.row)}<div>{"".join(parts)}</div></div>'
 
@@ -225,7 +220,7 @@ class RankExplorer(Explorer):
 
 
 def rank_explorer(data, split, models, k=9):
-    """Menus for domain, class, drawing, method and similarity of a query, and its `k` best of the split's gallery.
+    """Menus for domain, class, drawing, method and similarity of a query, and its ranks in the split's gallery, `k` a page.
 
     models: a model, several, or {name: model}; each embeds the gallery once. Hits are marked ✓, misses ✗.
     """

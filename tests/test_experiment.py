@@ -1,11 +1,12 @@
 """From a preset to a trained model: trained once, kept, and found again, also by two notebooks at a time."""
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from prosutils import experiment, load_preset
+from prosutils import UserError, experiment, load_preset
 from prosutils.training import mean_average_precision
 
 
@@ -37,6 +38,32 @@ def test_other_settings_train_anew(toy_folder, tmp_path):
     other, _ = prepared(toy_folder, tmp_path, temperature=0.5).fit("heads", progress=False)
     assert torch.equal(first.clip.model.visual.proj, again.clip.model.visual.proj)
     assert not torch.equal(first.clip.model.visual.proj, other.clip.model.visual.proj)
+
+
+def test_other_training_pictures_train_anew(toy_folder, tmp_path):
+    """As somebody has who adds pictures to a folder: the old model may have been trained on what is tested now."""
+    folder, artifacts = tmp_path / "mine", tmp_path / "artifacts"
+    shutil.copytree(toy_folder, folder)
+    run = prepared(folder, artifacts)
+    first, _ = run.fit("heads", progress=False)
+    picture = run.data.paths[run.split.train[0]]
+    added = shutil.copy(picture, picture.with_name("new.png"))
+    other, _ = prepared(folder, artifacts).fit("heads", progress=False)
+    assert not torch.equal(first.clip.model.visual.proj, other.clip.model.visual.proj)
+    shutil.copy(folder / "sketch" / "gem" / "0.png", folder / "sketch" / "gem" / "new.png")     # a query more
+    again, _ = prepared(folder, artifacts).fit("heads", progress=False)
+    assert torch.equal(other.clip.model.visual.proj, again.clip.model.visual.proj)
+    added.unlink()
+    with pytest.raises(UserError, match=r"training_pictures: \d+ \(.*\) there, \d+ \(.*\) here"):
+        prepared(folder, artifacts).fit("heads", resume=True, progress=False)
+
+
+def test_results_of_a_choosing_run_do_not_replace_those_of_the_final_one(toy_folder, tmp_path):
+    path = tmp_path / "results.csv"
+    for classes in ("train", "train+val", "train"):
+        run = prepared(toy_folder, tmp_path, training_classes=classes)
+        table = experiment.add_results(run.evaluate(run.fit("zero-shot")[0]).assign(preset="toy"), path)
+    assert table.training_classes.value_counts().to_dict() == {"train": 4, "train+val": 4}
 
 
 def test_what_ships_is_the_presets_model_and_as_good_as_its_history_says(tmp_path, monkeypatch):

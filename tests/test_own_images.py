@@ -1,6 +1,7 @@
 """Your own pictures: every fault of a folder is named, uploads never break anything, an index answers as an embedding does."""
 import io
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 
 from prosutils import ImageDomains, UserError, ZeroShot, cli, embed, load_clip, load_preset, make_split
 from prosutils.image_files import load_image
-from prosutils.own_images import ImageIndex, advice, query_feature, save_uploads, suggest_split
+from prosutils import own_images
+from prosutils.own_images import ImageIndex, advice, query_feature, save_uploads, stand_in, suggest_split
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,59 @@ def test_uploads_of_every_kind(tmp_path):
 
     again, _ = save_uploads([dict(name="clear.png", content=memoryview(encoded(turned)))], tmp_path / "mine")
     assert again[0].name == "clear_2.png" and load_image(tmp_path / "mine" / "clear.png").getpixel((0, 0))[0] == 255
+
+
+def archive(files):
+    """The bytes of a .zip of {name: bytes}."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return file.getvalue()
+
+
+def test_an_uploaded_archive_becomes_a_labelled_folder(toy_folder, tmp_path):
+    files = {f"my pictures/{path.relative_to(toy_folder).as_posix()}": path.read_bytes()
+             for path in sorted(toy_folder.glob("*/*/*.png"))}
+    odd = {"my pictures/emoji/ball/../../../../out.png": b"x", "__MACOSX/emoji/ball/._0.png": b"x", "emoji/ball/notes.txt": b"x",
+           "flat.png": files["my pictures/emoji/ball/0.png"]}
+    paths, complaints = save_uploads({"mine.zip": archive(files | odd)}, tmp_path / "up" / "mine")
+    assert len(paths) == len(files) + 1 and [sentence.split()[0] for sentence in complaints] == ["emoji/ball/notes.txt"]
+    data = ImageDomains.from_folder(tmp_path / "up" / "mine")
+    assert data.counts().equals(ImageDomains.from_folder(toy_folder).counts())
+    assert [path.name for path in (tmp_path / "up").iterdir()] == ["mine"]                 # nothing outside
+
+
+def test_a_damaged_archive_keeps_what_could_be_read(tmp_path, monkeypatch):
+    picture = encoded(draw_toy("emoji", "gem", 0))
+    whole = archive({"a.png": picture, "b.png": picture})
+    for content in (whole[:-30], b"no archive"):
+        assert save_uploads({"mine.zip": content}, tmp_path) == ([], ["mine.zip is no whole archive: pack or upload it again."])
+    place = whole.index(picture) + 20
+    damaged = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:]              # within a.png
+    paths, (complaint,) = save_uploads({"mine.zip": damaged}, tmp_path)
+    assert complaint.startswith("a.png is not kept: Bad CRC") and [path.name for path in paths] == ["b.png"]
+    paths[0].unlink()
+    monkeypatch.setattr(own_images, "LARGEST", 10)
+    assert "a.png is not kept: it has 0 MiB." in save_uploads({"mine.zip": whole}, tmp_path)[1]
+    assert not list(tmp_path.iterdir())
+
+
+# --- A stand-in ---------------------------------------------------------------------------------------------------
+
+def test_the_stand_in_has_what_real_folders_have(tmp_path):
+    folder = stand_in(tmp_path / "mine", classes=5, each=2)
+    with pytest.warns(UserWarning, match="half_copied.png"):
+        data = ImageDomains.from_folder(folder)
+    assert data.domains == ("icons", "pencil", "stencils", "stickers") and len(data.classes) == 5
+    odd = {path.stem: load_image(path) for path in data.paths if path.stem in ("turned", "deep", "transparent")}
+    plain = {"turned": "pencil", "deep": "icons", "transparent": "stencils"}
+    for number, name in enumerate(("turned", "deep", "transparent")):
+        there = np.asarray(load_image(folder / plain[name] / data.classes[number] / "0.png"), dtype=float)
+        assert abs(np.asarray(odd[name], dtype=float) - there).mean() < 4                  # as they look; JPEG loses a little
+    before = (folder / "icons").stat().st_mtime_ns
+    assert stand_in(folder) == folder and (folder / "icons").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 # --- An index -----------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_gradients_reach_what_trains_and_nothing_else(clip, batch):
 
 
 def test_trainable_numbers_at_the_papers_size():
-    """504,576 and 18,226,176 numbers for 300 classes and 5 domains at ViT-B/32 [METHOD]."""
+    """504,576 and 18,226,176 numbers for 300 classes and 5 domains at ViT-B/32 [released code]."""
     config = load_preset("pacs")
     model = ProS(load_clip("ViT-B-32-quickgelu"), [f"class_{i}" for i in range(300)], "abcde", config)
     numbers = {stage: sum(p.numel() for group in model.trainable(stage).values() for p in group) for stage in (1, 2)}

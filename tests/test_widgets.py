@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from prosutils import UserError, load_clip, load_preset, make_split
+from prosutils.own_images import ImageIndex
 from prosutils.training import build_model
 from prosutils.widget_parts import (BLANK, FILL, SIDE, Search, decode_drawing, example_drawing, place_drawing,
                                     strip_html, unit_features, unit_square, with_own_units)
@@ -91,8 +92,9 @@ def test_ranks_change_with_the_drawing(pad, toy):
     first = pad.answer
     strip, = first["strips"]
     assert first["message"] == "" and first["number"] == 1 and first["milliseconds"] > 0
-    assert len(strip["places"]) == 5 and strip["scores"] == sorted(strip["scores"], reverse=True)
-    assert all(0 <= place < len(pad.gallery) for place in strip["places"])
+    assert len(strip["cards"]) == 5 and strip["scores"] == sorted(strip["scores"], reverse=True)
+    assert all(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) and name in pad.data.classes
+               for url, name in strip["cards"])
     pad.drawing = address(BOX)
     assert pad.answer["number"] == 2 and pad.answer["strips"] != first["strips"]
 
@@ -132,6 +134,21 @@ def test_empty_gallery_is_refused(toy, toy_model):
         sketch_search(toy_model, toy, [])
 
 
+def test_a_drawing_searches_an_index_of_own_pictures(toy_folder, models):
+    model = models["zero-shot"]
+    index = ImageIndex.build(model, toy_folder / "outline")
+    pad = sketch_search(model, index, k=3)
+    search, = pad.searches.values()
+    assert search.features is index.features                                # nothing is embedded again
+    pad.drawing = address(CROSS)
+    strip, = pad.answer["strips"]
+    scores, names = index.search(search.drawing(place_drawing(CROSS)), 3)
+    assert [name for _, name in strip["cards"]] == names[0].tolist()
+    assert strip["scores"] == pytest.approx(scores[0].tolist()) and pad.figure()
+    with pytest.raises(UserError, match="made by another model"):
+        sketch_search(models["pros"], index)
+
+
 def test_inverted_polarity_inverts_drawings(toy, toy_model):
     search = Search(toy_model, toy, toy.rows(["outline"], toy.classes))
     plain = search.drawing(CROSS)
@@ -166,6 +183,17 @@ def test_rank_explorer_follows_its_menus(toy, split, toy_model):
         control.value = value
         assert not explorer.note.value and (text_of(explorer) != before or control is explorer.similarity)
     assert toy.domains[toy.domain_index[explorer.row]] == "pixel"
+
+
+def test_rank_explorer_pages_through_the_whole_gallery(toy, split, toy_model):
+    explorer, pages = rank_explorer(toy, split, toy_model, k=2), []
+    for first in range(1, len(split.gallery), explorer.first.step):
+        explorer.first.value = first
+        assert f"ranks {first} to {first + 1}" in text_of(explorer)
+        pages += explorer.ranks()[toy_model.method][0].tolist()
+    whole = rank_explorer(toy, split, toy_model, k=len(split.gallery)).ranks()[toy_model.method][0].tolist()
+    assert pages == whole[:len(pages)] and len(pages) >= 4
+    assert explorer.first.max == len(whole) - 1                             # the last page ends with the last rank
 
 
 def test_an_error_is_shown_and_the_last_page_stays(toy, split, toy_model, monkeypatch):

@@ -152,8 +152,7 @@ function render({ model, el }) {
   words.addEventListener("keydown", (event) => { if (event.key === "Enter") askWords(); });
 
   // ---- from Python
-  function card(place, score, number) {
-    const [address, name] = model.get("gallery")[place];
+  function card([address, name], score, number) {
     return element("figure", { role: "listitem", className: "pros-cell", title: `rank ${number}: ${name}, ${score.toFixed(3)}` },
       element("img", { src: address, alt: "" }), element("figcaption", {}, name));
   }
@@ -163,7 +162,7 @@ function render({ model, el }) {
     if (later && !timer) { later = false; send(); }
     strips.replaceChildren(...answer.strips.map((strip) => element("div", {}, element("h4", { textContent: strip.name }),
       element("div", { role: "list", className: "pros-strip", "aria-label": `ranks by ${strip.name}` },
-        ...strip.places.map((place, i) => card(place, strip.scores[i], i + 1))))));
+        ...strip.cards.map((each, i) => card(each, strip.scores[i], i + 1))))));
     status.classList.toggle("pros-alert", Boolean(answer.message));
     if (answer.message) status.textContent = answer.message;
     else if (answer.strips.length) status.textContent = `answered in ${Math.round(answer.milliseconds)} ms`;
