@@ -74,7 +74,7 @@ def _some(names, most=4):
 
 # --- A stand-in ---------------------------------------------------------------------------------------------------
 
-def stand_in(folder, classes=30, each=5):
+def stand_in(folder, classes=60, each=6):
     """Lay some of PictoNet's drawings out as somebody might have collected them, `domain/class/image`; returns `folder`.
 
     One picture lies on its side, one has 16 bits, one is transparent and one was only half copied.

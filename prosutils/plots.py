@@ -174,7 +174,7 @@ def write_names(figure, ax, points, names):
             text = ax.annotate(short(name, 18), point, (dx, dy), textcoords="offset points", fontsize=6.5,
                                ha="left" if dx > 0 else "right" if dx else "center",
                                va="bottom" if dy > 0 else "top" if dy else "center")
-            box = text.get_window_extent()
+            box = text.get_window_extent().padded(3)
             if not (any(box.overlaps(other) for other in taken) or box.count_contains(dots)):
                 text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
                 taken.append(box)

@@ -62,10 +62,11 @@ def results_bars(results, metric="mAP@200", chance=None):
                           yerr=[mean - low, high - mean] if (high > low).any() else None, label=method,
                           color=palette[method], capsize=2, error_kw=dict(lw=0.9, ecolor=INK, capthick=0.9))
             if len(cases) * len(domains) * len(methods) <= 18:
-                ax.bar_label(bars, fmt="%.3f" if len(cases) == 1 else "%.2f", fontsize=6.5, padding=2)
+                ax.bar_label(bars, fmt="%.3f", fontsize=6, padding=2)
         ax.set(title=f"{protocol}, {gallery} gallery", xlabel="held-out domain")
         ax.set_xticks(range(len(domains)), [short(name) for name in domains])
         ax.set_xlim(-0.6, len(domains) - 0.4)
+        ax.margins(y=0.09)                             # room for the labels
         if chance is not None:
             ax.axhline(chance, color=INK, lw=0.8, ls=(0, (4, 3)), label="chance")
     axes[0].set_ylabel(metric)
@@ -108,22 +109,24 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
 @styled
 def change_dots(table, reference, spread=None, protocol="UCDR", gallery="unseen", metric="mAP@200"):
     """What each method of a table changes against the method `reference`, run by run: a dot per held-out domain and
-    seed, a line at the mean; one row per method, in the order of the means.
+    seed, a line at the mean, which the label has as a number; one row per method, in the order of the means.
 
-    table: rows of a grid; a run is compared with the reference's of the same domain and seed. spread: shades ± so
-    much, the change that another seed alone makes. Raises UserError where no run can be compared.
+    table: rows of a grid; a run is compared with the reference's of the same domain and seed. spread: the change that
+    another seed alone makes in one run; shaded are ± so much, and darker ± what is left of it in the mean of all runs.
+    Raises UserError where no run can be compared.
     """
     rows = table[(table.protocol == protocol) & (table.gallery == gallery)]
     runs = rows.pivot_table(index=["unseen_domain", "seed"], columns="method", values=metric)
     if reference not in runs or runs.shape[1] < 2:
         raise UserError(f"There is nothing to compare with {reference!r}: the table has {', '.join(runs.columns)}.")
     change = runs.drop(columns=reference).sub(runs[reference], axis=0).dropna(how="all", axis=1)
+    change.columns = [f"{name.removeprefix(f'{reference}, ')}  {change[name].mean():+.3f}" for name in change]
     mean = change.mean().sort_values()
-    long = change.melt(ignore_index=False, value_name="change").dropna().reset_index()
-    figure = NotebookFigure(figsize=(0.72 * WIDTH, 0.8 + 0.24 * len(mean)), layout="constrained")
+    long = change.melt(ignore_index=False, var_name="method", value_name="change").dropna().reset_index()
+    figure = NotebookFigure(figsize=(0.8 * WIDTH, 0.8 + 0.24 * len(mean)), layout="constrained")
     ax = figure.subplots()
-    if spread:
-        ax.axvspan(-spread, spread, color=FAINT, alpha=0.25, lw=0, zorder=0)
+    for reach in (spread, spread / change.count().max() ** 0.5) if spread else ():
+        ax.axvspan(-reach, reach, color=FAINT, alpha=0.25, lw=0, zorder=0)
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
     seaborn.stripplot(long, x="change", y="method", order=mean.index, hue="unseen_domain", size=5, alpha=0.9,
                       jitter=False, palette=domain_colours(sorted(set(long.unseen_domain))), ax=ax)

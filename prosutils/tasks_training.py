@@ -271,9 +271,9 @@ def others_mistake(compute):
         "You kept the own two units and set all others to zero: that is stage 1's mask. The reverse mask is 1 minus "
         "it.":
             others_mistake(lambda units, d, y: masked(units, 1 - d - y)),
-        "You set no unit to zero. The own domain's and the own class's must go, or the label leaks in.":
+        "You set no unit to zero. The own domain's and the own class's must go: a query of UCDR has neither.":
             others_mistake(lambda units, d, y: masked(units, 0 * d)),
-        "The own class's unit is still there. It says the answer: set it to zero too.":
+        "The own class's unit is still there. A query of an unseen class has none: set it to zero too.":
             others_mistake(lambda units, d, y: masked(units, d)),
         "The own domain's unit is still there. At test time the domain is new: set it to zero too.":
             others_mistake(lambda units, d, y: masked(units, y)),

@@ -117,7 +117,7 @@ def test_changes_are_taken_run_by_run():
     rows = pd.DataFrame([dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen") |
                          {"mAP@200": value} for (method, domain, seed), value in values.items()])
     ax = plots.change_dots(rows, "ProS", spread=0.01).axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["Heads", "VPT"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Heads  -0.300", "VPT  +0.000"]
     dots = sorted(round(float(x), 6) for dot in ax.collections[:2] for x in dot.get_offsets()[:, 0])
     assert dots == [-0.3, -0.1, 0.1]
     with pytest.raises(UserError, match="nothing to compare with 'CoOp'"):
