@@ -1,9 +1,13 @@
 """The notebooks as they are saved, and the command that saves them."""
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from PIL import Image
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))
@@ -60,3 +64,37 @@ def test_execute_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("sys.argv", ["execute.py", "99_nothing.ipynb"])
     with pytest.raises(SystemExit, match="There is no notebook .*99_nothing.ipynb"):
         execute.main()
+
+
+# --- Notebook 07 on somebody's own pictures -----------------------------------------------------------------------
+
+def run_with(folder, settings, until=None):
+    """The outputs' texts of notebook 07, run in `folder` with other lines in its cell of settings, up to a heading."""
+    notebook = nbformat.read(NOTEBOOKS / "07_your_own_images.ipynb", as_version=4)
+    cells = notebook.cells
+    if until:
+        notebook.cells = cells = cells[:[cell.source.startswith(until) for cell in cells].index(True)]
+    mine, = (cell for cell in cells if cell.source.startswith("# --- change these"))
+    mine.source = f"{mine.source}\n{settings}"
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def test_notebook_07_takes_a_labelled_folder_of_photographs(toy_folder, tmp_path):
+    for path in toy_folder.rglob("*.png"):
+        copy = tmp_path / "mine" / path.relative_to(toy_folder).with_suffix(".JPG")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(copy, "JPEG")
+    told = run_with(tmp_path, 'LABELLED, HELD_OUT, UNSEEN = "mine", "pixel", ["gem", "ball"]')
+    assert "Searched in section 2: mine" in told and "stand-in" not in told
+    assert "held out: pixel; gallery: emoji; unseen classes: ball, gem" in told
+    assert "Best for unseen classes of the held-out domain:" in told
+
+
+def test_notebook_07_searches_a_folder_without_labels(toy_folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for number, path in enumerate(sorted(toy_folder.glob("emoji/*/*.png"))):
+        shutil.copy(path, tmp_path / "mine" / f"{number}.png")
+    told = run_with(tmp_path, 'PICTURES = "mine"', until="## 3.")
+    assert "Sections 3 to 6 use the stand-in." in told and f"{number + 1} pictures" in told
+    assert "/mine/" in re.search("Query: (.*)", told)[1]                            # of the folder, not of the stand-in
