@@ -300,7 +300,8 @@ def test_the_map_shows_the_picture_under_the_pointer_and_brushes(page, shoot):
     actions(page).send_keys(Keys.ARROW_RIGHT).perform()
     wait_for(lambda: widget.find_element(By.CSS_SELECTOR, ".pros-shown img").get_attribute("src"), 10, "a picture")
     entry = widget.find_elements(By.CSS_SELECTOR, ".pros-legend button")[-2]
-    actions(page).click(entry).perform()
+    page.execute_script("arguments[0].focus()", entry)
+    actions(page).send_keys(Keys.ENTER).perform()
     faint = [dot for dot in dots if dot.get_attribute("fill") == "#CBD3DA"]
     assert pointed.count("\n") == 1 and 0 < len(faint) < len(dots)
     menus = widget.find_elements(By.CSS_SELECTOR, "select")

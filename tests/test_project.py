@@ -1,5 +1,6 @@
 """The project's own order: one list of packages, targets that work, imports downwards, no machine's paths."""
 import ast
+import json
 import os
 import re
 import shutil
@@ -52,6 +53,14 @@ def test_every_imported_package_is_listed_with_a_lower_bound():
         for path in (ROOT / folder).glob("*.py"):
             for name in imported_packages(path) - own - set(sys.stdlib_module_names):
                 assert import_names.get(name, name) in listed, f"{path.name} imports {name}"
+
+
+def test_the_first_notebook_checks_for_the_listed_versions():
+    listed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in PROJECT["dependencies"])
+    cells = json.loads((ROOT / "notebooks" / "00_start_here.ipynb").read_text())["cells"]
+    checks, = ("".join(cell["source"]) for cell in cells if "def check(" in "".join(cell["source"]))
+    wanted = dict(re.findall(r'"([\w-]+)": "([\d.]+)"', checks))
+    assert "torch" in wanted and wanted.items() <= listed.items()
 
 
 def imported_packages(path):
