@@ -47,7 +47,7 @@ class Split:
                              for name, rows in parts.items()]).set_index("part")
 
     def training_pictures(self):
-        """What trains and validates, by name, as a short text: equal for two splits only if these pictures are the same."""
+        """What trains and validates, by name, as a short text: equal for two splits of the same pictures only."""
         rows = [*self.train.tolist(), *self.val_query.tolist(), *self.val_gallery.tolist()]
         names = "\n".join(self.data.paths[row].relative_to(self.data.root).as_posix() for row in rows)
         return f"{len(self.train)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"

@@ -71,7 +71,7 @@ class Search:
 
 
 class IndexSearch(Search):
-    """A search of all pictures of an `ImageIndex`, whose features are there. Each is a class of its own, named by its file."""
+    """A search of all pictures of an `ImageIndex`, which has their features. Each is a class, named by its file."""
 
     def __init__(self, model, index):
         index.check(model)

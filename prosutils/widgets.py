@@ -209,7 +209,8 @@ class RankExplorer(Explorer):
         label, first, parts = int(self.data.class_index[self.row]), self.first.value, []
         for name, (rows, score) in self.ranks().items():
             hits, last = int((self.data.class_index[rows] == label).sum()), first + len(rows) - 1
-            parts.append(f"<h4>{html.escape(name)} <small>AP@200 {score:.2f}, ranks {first} to {last}: {hits} right</small></h4>"
+            told = f"AP@200 {score:.2f}, ranks {first} to {last}: {hits} right"
+            parts.append(f"<h4>{html.escape(name)} <small>{told}</small></h4>"
                          + strip_html(self.data, rows, label, f"ranks by {name}"))
         return f'<div class="pros-row">{query_html(self.data, self.row)}<div>{"".join(parts)}</div></div>'
 
@@ -220,7 +221,7 @@ class RankExplorer(Explorer):
 
 
 def rank_explorer(data, split, models, k=9):
-    """Menus for domain, class, drawing, method and similarity of a query, and its ranks in the split's gallery, `k` a page.
+    """Menus for domain, class, drawing, method and similarity of a query; its ranks in the split's gallery, `k` a page.
 
     models: a model, several, or {name: model}; each embeds the gallery once. Hits are marked ✓, misses ✗.
     """
