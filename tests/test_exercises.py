@@ -141,6 +141,22 @@ WRONG = [
     ("purity_by_chance", "return (torch.bincount(labels) / len(labels)).square().sum()", "among its own neighbours"),
     ("purity_by_chance", "return torch.bincount(labels).max() / len(labels)", "largest group"),
     ("purity_by_chance", "n = torch.bincount(labels)\nreturn ((n[labels] - 1) / len(labels)).mean()", "not below"),
+    ("neighbours_kept", "x = F.normalize(features)\na = (x @ x.T).topk(k).indices\n"
+                        "b = torch.cdist(points, points).topk(k, largest=False).indices\n"
+                        "return (b[:, :, None] == a[:, None]).any(2).float().mean()", "some agreement is sure"),
+    ("neighbours_kept", "def near(x):\n    x = F.normalize(x)\n    return (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+                        "return (near(points)[:, :, None] == near(features)[:, None]).any(2).float().mean()", "by cosine. There"),
+    ("neighbours_kept", "def near(x):\n    return torch.cdist(x, x).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+                        "return (near(points)[:, :, None] == near(features)[:, None]).any(2).float().mean()", "in the space by distance"),
+    ("neighbours_kept", "a = (features @ features.T).fill_diagonal_(-1e9).topk(k).indices\n"
+                        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+                        "return (b[:, :, None] == a[:, None]).any(2).float().mean()", "plain product for the cosine"),
+    ("neighbours_kept", "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+                        "b = torch.cdist(points, points).fill_diagonal_(-1).topk(k).indices\n"
+                        "return (b[:, :, None] == a[:, None]).any(2).float().mean()", "farthest on the map"),
+    ("neighbours_kept", "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+                        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+                        "return (a == b).float().mean()", "rank by rank"),
 ]
 
 #: Exercise, a whole cell that is broken, words that the learner reads.
@@ -315,6 +331,17 @@ def test_balanced_batch_is_the_packages():
     pools = [torch.where(domain_index == i)[0] for i in range(3)]
     order = torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
     assert EXERCISES["balanced_batch"].right(domain_index, order, 4).tolist() == first
+
+
+def test_neighbours_kept_is_what_a_loop_counts():
+    features, points = torch.randn(15, 4, generator=torch.Generator().manual_seed(0)), torch.randn(15, 2)
+    kept = 0
+    for i in range(15):
+        others = [j for j in range(15) if j != i]
+        in_space = sorted(others, key=lambda j: -F.cosine_similarity(features[i], features[j], dim=0).item())[:4]
+        on_map = sorted(others, key=lambda j: (points[i] - points[j]).norm().item())[:4]
+        kept += len({*in_space} & {*on_map})
+    assert EXERCISES["neighbours_kept"].right(features, points, 4) == pytest.approx(kept / 60)
 
 
 # ---- the notebooks -----------------------------------------------------------------------------------------
