@@ -146,3 +146,13 @@ def add_results(table, path):
     table = table.drop_duplicates(case, keep="last").sort_values(case, ignore_index=True)
     write_table(table, path)
     return table
+
+
+def by_held_out_domain(results, preset, method, protocol, gallery, metric="mAP@200"):
+    """A benchmark's rows of `add_results` as papers count them: the mean over seeds of each held-out domain, a Series.
+
+    Only runs on all classes that are not tested (training_classes="train+val"): the others choose the number of epochs.
+    """
+    wanted = dict(preset=preset, method=method, protocol=protocol, gallery=gallery, training_classes="train+val")
+    rows = results[(results[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return rows.groupby("unseen_domain")[metric].mean()

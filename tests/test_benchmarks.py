@@ -14,6 +14,7 @@ from prosutils.benchmarks import benchmark_names, class_key, load_benchmark
 from prosutils.config import PRESETS, Switches, UserError, load_preset, parse_settings
 from prosutils.domains import ImageDomains
 from prosutils.evaluation import evaluate
+from prosutils.experiment import by_held_out_domain
 
 ROOT = Path(__file__).parents[1]
 PROTOCOLS = ["UCDR unseen", "UCDR mixed", "UcCDR unseen", "UdCDR seen"]
@@ -265,6 +266,16 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "results.csv")
     assert set(table.protocol + " " + table.gallery) == set(PROTOCOLS) and len(table) == 8
     assert table[table.protocol == "UCDR"].queries.eq(4).all() and set(table.gallery_size) == {4, 12}
+
+    cli.main(["train", "--preset", "domainnet", "--method", "zero-shot", "--data", str(stand_in), "--artifacts", str(tmp_path),
+              *SMALL, "training_classes=train"])                                   # a run that only chooses adds its own rows
+    both = pd.read_csv(tmp_path / "results.csv")
+    assert len(both) == 12
+    for method in ("Zero-shot CLIP", "ProS"):
+        ours = by_held_out_domain(both, "domainnet", method, "UCDR", "mixed")
+        expected = table[(table.method == method) & (table.gallery == "mixed")]["mAP@200"]
+        assert ours.index.tolist() == ["sketch"] and ours.tolist() == pytest.approx(expected.tolist())
+    assert by_held_out_domain(both, "domainnet", "ProS", "UcCDR", "mixed").empty
 
 
 def test_tuning_and_unseen_classes_through_the_same_command(stand_in, tmp_path, capsys):
