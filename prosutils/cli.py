@@ -9,15 +9,14 @@ import pandas as pd
 import torch
 
 from . import pictonet, plots
-from .backbone import load_clip
-from .baselines import METHODS, ZeroShot
+from .baselines import METHODS
 from .benchmarks import benchmark_names, load_benchmark
 from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
 from .domains import ImageDomains, Images, inverted_domains, usual_gallery
 from .evaluation import embed, model_transform, rank
 from .experiment import add_results, prepare, write_table
 from .grid import GRIDS, markdown, run_grid
-from .own_images import ImageIndex, query_feature
+from .own_images import ImageIndex, query_feature, search_model
 from .training import load_checkpoint
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
@@ -104,8 +103,7 @@ def searching_model(args):
     """The checkpoint's model, or zero-shot CLIP of the preset."""
     if args.checkpoint:
         return load_checkpoint(args.checkpoint).eval()
-    config = load_preset(args.preset)
-    return ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config).eval()
+    return search_model(args.preset)
 
 
 def searched_data(args, config):

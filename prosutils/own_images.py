@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from . import pictonet
-from .config import UserError, only_one
+from .backbone import load_clip
+from .baselines import ZeroShot
+from .config import UserError, load_preset, only_one
 from .domains import inverted_domains, usual_gallery
 from .evaluation import embed, model_transform, rank
 from .image_files import IMAGE_SUFFIXES, SYSTEM_FILES, find_fault, load_image
@@ -263,6 +265,12 @@ class ImageIndex:
         if signature(model) != self.signature:
             raise UserError(f"The index of {self.root} was made by another model; features of two models do not compare. "
                             "Build it again with this one.")
+
+
+def search_model(preset="mini"):
+    """Zero-shot CLIP of a preset, to search with: it needs no class and no domain, so any names will do."""
+    config = load_preset(preset)
+    return ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config).eval()
 
 
 def query_feature(model, query):

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from .config import UserError
 from .domains import ImageDomains, inverted_domains
 from .evaluation import embed, model_transform, rank, switch_options
-from .own_images import ImageIndex
+from .own_images import ImageIndex, query_feature
 from .pictures import thumbnail
 from .plots import embed_rows
 
@@ -60,10 +60,9 @@ class Search:
         """Feature of a drawing; a model that was trained on inverted sketches gets it inverted."""
         return embed(self.model, [ImageOps.invert(image) if inverted_domains(self.model.config.switches) else image])
 
-    @torch.no_grad()
     def words(self, words):
         """Feature of words, asked for as in the training captions."""
-        return self.model.clip.encode_text([f"a photo of {words}"]).float().cpu()
+        return query_feature(self.model, words)
 
     def rank(self, query, k, similarity=None):
         scores, places = rank(query, self.features, similarity or self.options["similarity"], k)

@@ -9,15 +9,15 @@ import torch
 from conftest import draw_toy
 from PIL import Image
 
-from prosutils import ImageDomains, UserError, ZeroShot, cli, embed, load_clip, load_preset, make_split
+from prosutils import ImageDomains, UserError, cli, embed, make_split, own_images
 from prosutils.image_files import load_image
-from prosutils import own_images
-from prosutils.own_images import ImageIndex, advice, query_feature, save_uploads, stand_in, suggest_split
+from prosutils.own_images import (ImageIndex, advice, query_feature, save_uploads, search_model, stand_in,
+                                  suggest_split)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return ZeroShot(load_clip("mini"), ["a", "b"], ["any"], load_preset("mini")).eval()
+    return search_model()
 
 
 def encoded(image, kind="PNG", **options):
@@ -179,7 +179,7 @@ def test_an_index_finds_the_picture_itself_and_lives_on_in_its_file(model, unlab
 
 def test_an_index_refuses_what_it_cannot_answer(model, unlabelled, tmp_path):
     path = ImageIndex.build(model, unlabelled).save(tmp_path / "mine.npz")
-    other = ZeroShot(load_clip("mini"), ["a", "b"], ["any"], load_preset("mini")).eval()
+    other = search_model()
     ImageIndex.load(path, other)                                                  # the same weights: the same model
     with torch.no_grad():
         other.clip.model.visual.proj += 0.01
