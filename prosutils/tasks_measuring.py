@@ -139,6 +139,19 @@ def share_of(index, labels):
     return float((labels[index] == labels[:, None]).float().mean())
 
 
+def near(x, k, distances):
+    """The places [n, k] of the k others with the smallest of `distances(x)` [n, n]."""
+    return best((-distances(x)).fill_diagonal_(-torch.inf), k)
+
+
+def by_angle(x):
+    return -unit(x) @ unit(x).T
+
+
+def by_distance(x):
+    return torch.cdist(x, x)
+
+
 @exercise(
     cases=lambda: [(*normal(seed, (40, 3)), shuffled(seed, 40) % classes, k)
                    for seed, classes, k in ((0, 2, 5), (1, 4, 8))],
@@ -146,18 +159,18 @@ def share_of(index, labels):
     good_for="It is measured in the feature space, so no choice of picture, seed or plane can improve it.",
     mistakes={
         "Every picture counts itself among its neighbours, and it always has its own label. Leave it out.":
-            lambda x, y, k: share_of(best(unit(x) @ unit(x).T, k), y),
+            lambda x, y, k: share_of(best(-by_angle(x), k), y),
         "You looked at k + 1 pictures, the picture itself among them. Leave it out, and k are left.":
-            lambda x, y, k: share_of(best(unit(x) @ unit(x).T, k + 1), y),
+            lambda x, y, k: share_of(best(-by_angle(x), k + 1), y),
         "You took the nearest by the plain product, where long features are near to everybody. Bring them to length "
         "1 first.":
-            lambda x, y, k: share_of(best((x @ x.T).fill_diagonal_(-torch.inf), k), y),
+            lambda x, y, k: share_of(near(x, k, lambda x: -x @ x.T), y),
         "You took the nearest by the distance between the features as they come. Nearest means the largest cosine.":
-            lambda x, y, k: share_of(best((-torch.cdist(x, x)).fill_diagonal_(-torch.inf), k), y),
+            lambda x, y, k: share_of(near(x, k, by_distance), y),
         "You took the k farthest. Nearest means the largest cosine.":
-            lambda x, y, k: share_of(best((-unit(x) @ unit(x).T).fill_diagonal_(-torch.inf), k), y),
+            lambda x, y, k: share_of(near(x, k, lambda x: -by_angle(x)), y),
         "You looked at the one nearest picture only. All k count.":
-            lambda x, y, k: share_of(best((unit(x) @ unit(x).T).fill_diagonal_(-torch.inf), 1), y)})
+            lambda x, y, k: share_of(near(x, 1, by_angle), y)})
 def nearest_purity(features, labels, k):
     return evaluation.neighbour_purity(features, labels, k)
 
@@ -188,19 +201,6 @@ def sizes(labels):
 def purity_by_chance(labels):
     # With all others as neighbours it does not matter where the features lie.
     return evaluation.neighbour_purity(torch.eye(len(labels)), labels, k=len(labels) - 1)
-
-
-def near(x, k, distances):
-    """The places [n, k] of the k others with the smallest of `distances(x)` [n, n]."""
-    return best((-distances(x)).fill_diagonal_(-torch.inf), k)
-
-
-def by_angle(x):
-    return -unit(x) @ unit(x).T
-
-
-def by_distance(x):
-    return torch.cdist(x, x)
 
 
 def shared(a, b):
