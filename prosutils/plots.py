@@ -20,8 +20,8 @@ from .pictures import (FAINT, INK, STYLE, WIDTH, NotebookFigure, benchmark_banne
 from .result_plots import BLUE, change_dots, results_bars, results_dots, training_curves
 
 __all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours",
-           "feature_map", "feature_maps", "mask_matrix", "rank_strips", "results_bars", "results_dots", "save",
-           "show_images", "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
+           "feature_map", "feature_maps", "mask_matrix", "principal_plane", "rank_strips", "results_bars",
+           "results_dots", "save", "show_images", "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
            "umap_points", "unit_map"]
 
 # --- Features in a plane ------------------------------------------------------------------------------------
@@ -138,17 +138,22 @@ def spread(points, distance, seed=0):
     return chosen
 
 
+def principal_plane(vectors):
+    """Vectors [n, W] -> (their points [n, 2] in the plane of the first two principal components, an array; the share of
+    the variance that each of the min(n, W) components holds)."""
+    vectors = torch.as_tensor(vectors).detach().float().cpu()
+    u, s, _ = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    u = u * u.gather(0, u.abs().argmax(0, keepdim=True)).sign()  # a component's sign is arbitrary: fix it
+    return (u * s)[:, :2].numpy(), (s.square() / s.square().sum()).tolist()
+
+
 @styled
 def unit_map(units, names, labels=None, title=None):
     """Prompt units [n, W] in the plane of their two principal components, names written beside them.
 
     labels: n groups that set the colour (default: one colour). A name that would cover others is left out.
     """
-    units = torch.as_tensor(units).detach().float().cpu()
-    u, s, _ = torch.linalg.svd(units - units.mean(0), full_matrices=False)
-    u = u * u.gather(0, u.abs().argmax(0, keepdim=True)).sign()  # a component's sign is arbitrary: fix it
-    points, shares = (u * s)[:, :2].numpy(), (s.square() / s.square().sum()).tolist()
-
+    points, shares = principal_plane(units)
     figure = NotebookFigure(figsize=(WIDTH * 0.75, WIDTH * 0.55), layout="constrained")
     ax = figure.add_subplot()
     groups = [str(x) for x in labels] if labels is not None else [""] * len(units)

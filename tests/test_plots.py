@@ -109,6 +109,14 @@ def test_results_are_means_with_zero_shot_first():
     assert [patch.get_height() for patch in ax.patches] == pytest.approx([0.45] * 4)      # seeds: 0.4 and 0.5
 
 
+def test_principal_plane_keeps_what_lies_in_a_plane():
+    flat = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1.0])
+    turned = flat @ torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0][:2] + 5
+    points, shares = plots.principal_plane(turned)
+    assert torch.allclose(torch.pdist(torch.as_tensor(points)), torch.pdist(flat), atol=1e-4)
+    assert shares[0] > shares[1] > 0 and sum(shares[:2]) == pytest.approx(1) and len(shares) == 6
+
+
 def test_changes_are_taken_run_by_run():
     """Of the same domain and seed, in the order of their means; a run without its like is left out."""
     values = {("ProS", "sketch", 0): 0.5, ("ProS", "pixel", 0): 0.2, ("ProS", "pixel", 1): 0.9,
