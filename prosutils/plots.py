@@ -21,8 +21,8 @@ from .result_plots import BLUE, change_dots, results_bars, results_dots, trainin
 
 __all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours",
            "feature_map", "feature_maps", "mask_matrix", "principal_plane", "rank_strips", "results_bars",
-           "results_dots", "save", "show_images", "similarity_matrix", "split_map", "token_sequence", "training_curves", "tutorial_figures",
-           "umap_points", "unit_map"]
+           "results_dots", "save", "show_images", "similarity_matrix", "split_map", "token_sequence", "training_curves",
+           "tutorial_figures", "umap_points", "unit_map"]
 
 # --- Features in a plane ------------------------------------------------------------------------------------
 
