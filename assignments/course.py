@@ -186,7 +186,7 @@ def show(points):
 
 def grade_samples(rows, folder, workers=1):
     """Grades rows of the table, one course per assignment under `folder`, which is emptied first."""
-    from prosutils import pictonet      # here, for its imports take seconds that the other processes need not spend
+    from prosutils import pictonet  # here, for its imports take seconds that the other processes need not spend
 
     shutil.rmtree(folder, ignore_errors=True)
     pictonet.lay_out(pictonet.default_folder(64), progress=False)    # once, not by two kernels at the same time

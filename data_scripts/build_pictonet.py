@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from icon_packages import SOURCES, fetch_packages  # noqa: E402
-from prosutils.config import UserError  # noqa: E402
+
+from prosutils.files import UserError  # noqa: E402
 from prosutils.pictonet import PICTONET_DOMAINS, render  # noqa: E402
 
 HERE = Path(__file__).parent

@@ -24,9 +24,9 @@ import py7zr
 from gdown.exceptions import DownloadError
 from tqdm import tqdm
 
-from prosutils.benchmarks import load_benchmark
-from prosutils.config import UserError
+from prosutils.files import UserError
 from prosutils.image_files import IMAGE_SUFFIXES, list_files
+from prosutils.published import load_benchmark
 
 SOURCES = json.loads(Path(__file__).with_name("benchmarks.json").read_text(encoding="utf-8"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prosutils.config import UserError
+from prosutils.files import UserError
 
 SOURCES = json.loads(Path(__file__).with_name("pictonet_sources.json").read_text(encoding="utf-8"))
 

@@ -24,15 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from icon_packages import SOURCES, fetch_packages
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from icon_packages import SOURCES, fetch_packages
 from prosutils.backbone import MINI, MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, fold_batch_norm
-from prosutils.config import UserError
+from prosutils.files import UserError
 
 PIXELS = 64                       # of a rendered icon; augmentation cuts 56 x 56 out of it
 ICONS_PER_NAME = 4                # variants (outline, filled, ...) of one name taken from one set

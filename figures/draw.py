@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from prosutils import load_preset, pictonet, plots, rank
+from prosutils import load_preset, pictonet, rank
 from prosutils.domains import ImageDomains
-from prosutils.evaluation import query_metrics
+from prosutils.evaluation import embed_rows
 from prosutils.experiment import prepare
+from prosutils.metrics import query_metrics
+from prosutils.show import plots
 
 HERE = Path(__file__).parent
 
@@ -25,9 +27,9 @@ def banner(artifacts):
     precision, ranked = {}, {}
     for method in ("zero-shot", "pros"):
         model = run.fit(method, shipped=True)[0]
-        query, gallery = (plots.embed_rows(model, data, rows) for rows in (split.query, split.gallery))
+        query, gallery = (embed_rows(model, data, rows) for rows in (split.query, split.gallery))
         precision[method] = query_metrics(query, labels, gallery, gallery_labels, ap_norm="relevant")["AP@200"]
-        ranked[model.method] = split.gallery[rank(query, gallery, k=8)[1]]
+        ranked[model.label] = split.gallery[rank(query, gallery, k=8)[1]]
     gain = precision["pros"] - precision["zero-shot"]
     shown = int(gain.argsort(descending=True, stable=True)[len(gain) // 10])
     row = int(split.query[shown])

@@ -2,11 +2,13 @@
 import torch
 
 from .pros import ProS
+from .tuned import register
 
 
+@register("pros-no-mask")
 class NoMask(ProS):
     """Stage 2 without the reverse mask: while training the simulator sees an image's own units, as no test image can."""
-    method = "ProS, no mask"
+    label = "ProS, no mask"
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
@@ -14,10 +16,11 @@ class NoMask(ProS):
         return self.encode_image(images)
 
 
+@register("pros-removed-units")
 class RemovedUnits(ProS):
     """Stage 2 with an image's own units left out instead of set to zero. Units carry no position, so this equals a mask
     in the attention: the stricter simulation of a test, where they do not exist."""
-    method = "ProS, own units left out"
+    label = "ProS, own units left out"
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
@@ -56,18 +59,23 @@ class OneKindOfUnit(ProS):
         return super().simulate(images, units)[:, self.kind, None]
 
 
+@register("pros-domain-units")
 class DomainUnitsOnly(OneKindOfUnit):
-    method = stage1_method = "ProS, domain units only"
+    label = "ProS, domain units only"
+    stage1_key = "pros-domain-units"
 
 
+@register("pros-class-units")
 class ClassUnitsOnly(OneKindOfUnit):
-    method = stage1_method = "ProS, class units only"
+    label = "ProS, class units only"
+    stage1_key = "pros-class-units"
     kind = 1
 
 
+@register("pros-no-units")
 class NoUnits(ProS):
     """A simulator that reads the image alone; without units there is no stage 1."""
-    method = "ProS, no units"
+    label = "ProS, no units"
     stages = (2,)
 
     def training_features(self, images, class_index, domain_index, stage):
@@ -76,6 +84,3 @@ class NoUnits(ProS):
     def simulate(self, images, units=None):
         return super().simulate(images, self.units.all(len(images))[:, :0])
 
-
-ABLATIONS = {"pros-no-mask": NoMask, "pros-removed-units": RemovedUnits, "pros-domain-units": DomainUnitsOnly,
-             "pros-class-units": ClassUnitsOnly, "pros-no-units": NoUnits}

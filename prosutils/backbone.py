@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .config import UserError
+from .files import UserError
 
 #: Widths of mini-CLIP. 56 x 56 pixels in patches of 8 give 7 x 7 patches: the same 49 + 1 tokens as ViT-B/32 at 224.
 MINI = dict(image_size=56, patch_size=8, width=192, layers=4, text_layers=2, context_length=32, vocab_size=8192)

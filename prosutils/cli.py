@@ -8,16 +8,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import pictonet, plots
-from .baselines import METHODS
-from .benchmarks import benchmark_names, load_benchmark
-from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
-from .domains import ImageDomains, Images, inverted_domains, usual_gallery
-from .evaluation import embed, model_transform, rank
-from .experiment import add_results, prepare, write_table
+from . import pictonet
+from .config import PRESETS, load_preset, parse_settings, setting_names
+from .domains import ImageDomains
+from .evaluation import embed_rows
+from .experiment import add_results, prepare
+from .files import UserError, written_whole
 from .grid import GRIDS, markdown, run_grid
-from .own_images import ImageIndex, query_feature, search_model
+from .published import benchmark_names, load_benchmark
+from .search import ImageIndex, query_feature, search_gallery, search_model
+from .show import plots
 from .training import load_checkpoint
+from .tuned import METHODS
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
 
@@ -101,9 +103,7 @@ def evaluate(args):
 
 def searching_model(args):
     """The checkpoint's model, or zero-shot CLIP of the preset."""
-    if args.checkpoint:
-        return load_checkpoint(args.checkpoint).eval()
-    return search_model(args.preset)
+    return load_checkpoint(args.checkpoint) if args.checkpoint else search_model(args.preset)
 
 
 def searched_data(args, config):
@@ -119,15 +119,10 @@ def embed_command(args):
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
     model = searching_model(args)
     data = searched_data(args, model.config)
-    images = Images(data, torch.arange(len(data)), model_transform(model), inverted_domains(model.config.switches))
-    features = embed(model, images, progress=True).numpy()
-    table, part = data.table(), args.out.with_suffix(".part.npz")
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, features=features, **{name: table[name].to_numpy(str) for name in table})
-        os.replace(part, args.out)
-    except OSError as error:
-        raise UserError(f"{args.out} cannot be written ({error.strerror}).") from None
+    features = embed_rows(model, data, torch.arange(len(data)), progress=True).numpy()
+    table = data.table()
+    with written_whole(args.out) as part, open(part, "wb") as file:
+        np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
     print(f"{features.shape[0]} features of width {features.shape[1]}: {args.out}")
 
 
@@ -144,19 +139,10 @@ def search(args):
     model = searching_model(args)
     query = query_feature(model, args.image or args.words)
     if args.index:
-        made = ImageIndex.load(args.index, model)
-        scores, found = made.search(query, args.k)
-        answers = [("", made.root / name) for name in found[0]]
+        answers = ImageIndex.load(args.index, model).answers(query, args.k)
     else:
-        data = searched_data(args, model.config)
-        domain = args.gallery_domain or usual_gallery(data, data.domains)
-        if domain not in data.domains:
-            raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
-        rows = data.rows([domain], data.classes)
-        images = Images(data, rows, model_transform(model), inverted_domains(model.config.switches))
-        scores, found = rank(query, embed(model, images, progress=True), k=args.k)
-        answers = [(data.classes[data.class_index[row]], data.paths[row]) for row in rows[found[0]].tolist()]
-    for place, (score, (name, path)) in enumerate(zip(scores[0].tolist(), answers), 1):
+        answers = search_gallery(model, searched_data(args, model.config), query, args.k, args.gallery_domain)
+    for place, (score, name, path) in enumerate(answers, 1):
         print(f"{place:3d}  {score:.3f}  {name:20s} {path}" if name else f"{place:3d}  {score:.3f}  {path}")
 
 

@@ -1,27 +1,11 @@
 """Presets: every number of a run, with its source. A learner's laptop and a data-centre GPU differ only here."""
 import dataclasses
-import hashlib
-import tempfile
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Literal, get_args
 
-from filelock import FileLock
+from .files import UserError
 
 Choice = Literal["paper", "released"]
-
-
-def only_one(folder):
-    """A lock: while one process (a notebook, say) makes something in `folder`, others of this user wait.
-
-    It lies among the system's temporary files, so that nothing is left in `folder` or beside it.
-    """
-    name = hashlib.sha256(f"{Path.home()} {Path(folder).resolve()}".encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"prosutils-{name}.lock")
-
-
-class UserError(ValueError):
-    """Something the user can mend: the message says what is wrong and what to do. The CLI prints it without a trace."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +96,7 @@ REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
 PRESETS = {
-    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: benchmarks/search_mini.py.
+    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
     "mini": Config("mini", "pictonet", backbone="mini", pretrained=None, gallery_domain="emoji", unseen_domain="sketch",
                    pixels=64, context_tokens=4, simulator_layers=1, workers=0,
                    stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from . import pictonet
-from .config import UserError
+from .files import UserError
 from .image_files import IMAGE_SUFFIXES, find_fault, list_files, load_image
 
 #: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's, TU-Berlin's.

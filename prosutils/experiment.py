@@ -9,13 +9,13 @@ import torch
 
 from . import pictonet
 from .backbone import load_clip
-from .benchmarks import Benchmark, load_benchmark
-from .config import UserError, only_one
 from .domains import ImageDomains
 from .evaluation import evaluate_all
+from .files import UserError, only_one
+from .published import Benchmark, load_benchmark
 from .splits import protocol_splits
-from .training import (build_model, identity, load_checkpoint, read_checkpoint, refuse_other_run, save_checkpoint,
-                       train)
+from .tables import write_table
+from .training import build_model, identity, load_checkpoint, read_checkpoint, refuse_other_run, save_checkpoint, train
 
 
 @dataclass
@@ -124,18 +124,6 @@ def fit_batches(config, domains):
     def rounded(stage):
         return dataclasses.replace(stage, batch_size=max(1, round(stage.batch_size / domains)) * domains)
     return dataclasses.replace(config, stage1=rounded(config.stage1), stage2=rounded(config.stage2))
-
-
-def write_table(table, path):
-    """A DataFrame as CSV, written beside the target and moved there in one step. UserError without permission."""
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(part, index=False)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
 
 
 def add_results(table, path):

@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .baselines import METHODS
-from .config import Config, UserError, load_preset
+from .config import Config, load_preset
 from .evaluation import evaluate_all
-from .experiment import fit_batches, prepare, write_table
+from .experiment import fit_batches, prepare
+from .files import UserError
+from .tables import write_table
+from .tuned import METHODS
 
 #: What one row of the table measured; a case is done when its rows are there.
 CASE = ["preset", "case", "unseen_domain", "seed"]
@@ -39,18 +41,18 @@ class Case:
 
 #: Nothing that trains here takes part in ranking images by images.
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
-#: Factor of the preset's rates where it is not 1, by the same budget for every method (benchmarks/tune_methods.py).
+#: Factor of the preset's rates where it is not 1, by the same budget for every method (studies/tune_methods.py).
 RATES = {"full": 0.1, "static": 1 / 3}
-BASELINES = {METHODS[key].method: Case(key, rates=RATES.get(key, 1.0)) for key in (
+BASELINES = {METHODS[key].label: Case(key, rates=RATES.get(key, 1.0)) for key in (
     "zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")}
 PROS = {"ProS": BASELINES["ProS"]}                  # every table holds what it compares with
-ABLATIONS = PROS | {METHODS[key].method: Case(key) for key in (
+ABLATIONS = PROS | {METHODS[key].label: Case(key) for key in (
     "pros-no-mask", "pros-removed-units", "pros-domain-units", "pros-class-units", "pros-no-units")} | {
     "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
     "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
     "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0)))} | {
     f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
-ORACLES = {f"{METHODS[key].method}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
+ORACLES = {f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
            for key in ("heads", "full", "pros")}
 SWITCHES = PROS | {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
             for name in ("similarity", "average_precision")} | {
@@ -60,9 +62,9 @@ SWITCHES = PROS | {f"ProS, {name}=released": Case("pros", at_test={name: "releas
         "read_out", "dropout", "normalisation", "similarity", "average_precision", "selection", "polarity")}))}
 #: DePro's batches: 3 classes x 4 images x 5 domains
 THREE_CLASSES = dict(stage2=dict(batch_size=60, classes_per_batch=3))
-FOLLOWER = {f"{METHODS[key].method}, batches of 3 classes": Case(key, THREE_CLASSES)
+FOLLOWER = {f"{METHODS[key].label}, batches of 3 classes": Case(key, THREE_CLASSES)
             for key in ("heads", "pros", "depro")} | {
-    METHODS[key].method: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")} | {
+    METHODS[key].label: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")} | {
     "DePro, read_out=released": Case("depro", dict(switches=dict(read_out="released")))}
 GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES,
          "follower": FOLLOWER}

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-from .config import UserError
+from .files import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -20,21 +20,26 @@ def open_image(path):
 
 
 def load_image(path):
-    """The image in a file as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey as 8-bit.
+    """The image in a file as PIL RGB; see `as_rgb`.
 
     Raises UserError, naming the file, when it cannot be decoded or is a decompression bomb.
     """
     try:
         with open_image(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
-                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return as_rgb(file)
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it.") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey as 8-bit."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
+        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def find_fault(path):

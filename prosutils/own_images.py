@@ -1,25 +1,17 @@
-"""Your own pictures: what a folder lacks, which split suits it, uploads made files, an index to search again and again."""
-import hashlib
+"""Your own pictures: what a folder lacks, which split suits it, a stand-in to try, and uploads made files."""
 import io
 import os
 import re
-import shutil
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch.utils.data import Dataset
 
 from . import pictonet
-from .backbone import load_clip
-from .baselines import ZeroShot
-from .config import UserError, load_preset, only_one
-from .domains import inverted_domains, usual_gallery
-from .evaluation import embed, model_transform, rank
-from .image_files import IMAGE_SUFFIXES, SYSTEM_FILES, find_fault, load_image
+from .domains import usual_gallery
+from .files import UserError, only_one, written_whole
+from .image_files import find_fault, load_image
 
 #: Below this many images of a class in a domain there is little to average over.
 FEW = 3
@@ -82,21 +74,20 @@ def stand_in(folder, classes=60, each=6):
     One picture lies on its side, one has 16 bits, one is transparent and one was only half copied.
     """
     folder = Path(folder)
-    part, chosen = folder.with_name(f"{folder.name}.part"), sorted({record["class"] for record in pictonet.manifest()})
+    chosen = sorted({record["class"] for record in pictonet.manifest()})
     chosen = chosen[::len(chosen) // classes][:classes]
     with only_one(folder):
         if folder.exists():
             return folder
-        shutil.rmtree(part, ignore_errors=True)
-        for record in pictonet.manifest():
-            if record["class"] in chosen and record["domain"] in STAND_IN:
-                place = part / STAND_IN[record["domain"]] / record["class"]
-                place.mkdir(parents=True, exist_ok=True)
-                number = len(list(place.iterdir()))
-                if number < each:
-                    pictonet.load_drawing(record, 128).save(place / f"{number}.png")
-        _spoil(part, chosen)
-        part.rename(folder)
+        with written_whole(folder) as part:
+            for record in pictonet.manifest():
+                if record["class"] in chosen and record["domain"] in STAND_IN:
+                    place = part / STAND_IN[record["domain"]] / record["class"]
+                    place.mkdir(parents=True, exist_ok=True)
+                    number = len(list(place.iterdir()))
+                    if number < each:
+                        pictonet.load_drawing(record, 128).save(place / f"{number}.png")
+            _spoil(part, chosen)
     return folder
 
 
@@ -181,113 +172,3 @@ def _free_path(folder, name):
         number += 1
         path = folder / f"{stem}_{number}{suffix}"
     return path
-
-
-# --- An index -----------------------------------------------------------------------------------------------------
-
-class Files(Dataset):
-    """Image files as tensors [3, H, W]."""
-
-    def __init__(self, paths, transform):
-        self.paths, self.transform = paths, transform
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, i):
-        return self.transform(load_image(self.paths[i]))
-
-
-@dataclass(eq=False)
-class ImageIndex:
-    """Features of all images under a folder, with or without labels, to be searched again without embedding them again."""
-    root: Path
-    paths: np.ndarray                 # [n] names relative to `root`
-    features: torch.Tensor            # [n, D]
-    signature: str                    # of the model
-    skipped: list = ()                # [(path, why)] of files that are no images, or not whole
-
-    @classmethod
-    def build(cls, model, root, progress=False):
-        """Embed every image under `root`, in folders of any depth. UserError where there is none."""
-        root = Path(root)
-        if not root.is_dir():
-            raise UserError(f"There is no folder {root}.")
-        files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower() not in SYSTEM_FILES and
-                       not any(part.startswith(".") for part in path.relative_to(root).parts))
-        faults = {path: find_fault(path) for path in files}
-        good = [path for path in files if not faults[path]]
-        if not good:
-            raise UserError(f"There is no image under {root}; names end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
-        if inverted_domains(model.config.switches):
-            raise UserError("The model was trained on inverted sketches (switches.polarity=released); an index of files "
-                            "does not know which of them are sketches.")
-        features = embed(model, Files(good, model_transform(model)), progress=progress)
-        return cls(root, np.array([path.relative_to(root).as_posix() for path in good]), features, signature(model),
-                   [(path, why) for path, why in faults.items() if why])
-
-    def search(self, query, k=10):
-        """Features [Q, D] (or [D]) of queries -> scores [Q, k] and names [Q, k], the best first."""
-        scores, index = rank(torch.atleast_2d(query), self.features, k=k)
-        return scores, self.paths[index.numpy()]
-
-    def save(self, path):
-        """Write everything but the pictures as .npz, in one step; returns the path."""
-        path = Path(path).with_suffix(".npz")
-        part = path.with_suffix(".part.npz")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(part, features=self.features.numpy(), path=self.paths.astype(str), signature=self.signature,
-                     root=str(self.root.resolve()))
-            os.replace(part, path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
-        return path
-
-    @classmethod
-    def load(cls, path, model=None):
-        """Read a file of `save`. model: refused where it is not the one that made the index."""
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                index = cls(Path(str(stored["root"])), stored["path"], torch.from_numpy(stored["features"]),
-                            str(stored["signature"]))
-        except FileNotFoundError:
-            raise UserError(f"There is no index {path}: ImageIndex.build(model, folder).save({str(path)!r}) writes "
-                            "one.") from None
-        except Exception as error:                   # numpy raises errors of many kinds for a broken file
-            raise UserError(f"{path} is not an index of this package: {str(error)[:200]}") from None
-        if model is not None:
-            index.check(model)
-        return index
-
-    def check(self, model):
-        """Raises UserError where `model` is not the one that made the index."""
-        if signature(model) != self.signature:
-            raise UserError(f"The index of {self.root} was made by another model; features of two models do not compare. "
-                            "Build it again with this one.")
-
-
-def search_model(preset="mini"):
-    """Zero-shot CLIP of a preset, to search with: it needs no class and no domain, so any names will do."""
-    config = load_preset(preset)
-    return ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config).eval()
-
-
-def query_feature(model, query):
-    """Feature [1, D] of a query: a PIL image, the path (Path) of a picture, or words (str)."""
-    if isinstance(query, Path):
-        query = load_image(query)
-    if isinstance(query, Image.Image):
-        return embed(model, [query])
-    if not query.strip():
-        raise UserError("The query has no words.")
-    with torch.no_grad():
-        return model.clip.encode_text([f"a photo of {query}"]).float().cpu()
-
-
-def signature(model):
-    """A short text that two models share only if they give the same features: of all weights and settings."""
-    digest = hashlib.sha256(repr((model.method, model.clip.name, model.config.switches)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

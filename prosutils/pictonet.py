@@ -26,7 +26,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from prosutils.config import UserError, only_one
+from prosutils.files import UserError, only_one
 
 PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"

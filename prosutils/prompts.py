@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from .config import UserError
+from .files import UserError
 
 
 def readable(class_name):

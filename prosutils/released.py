@@ -5,7 +5,8 @@ import numpy as np
 import torch
 
 from .backbone import load_clip
-from .config import Switches, UserError, load_preset
+from .config import Switches, load_preset
+from .files import UserError
 from .prompts import captions
 from .pros import ProS
 

@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 
 from . import pictonet
-from .config import Switches, UserError
+from .config import Switches
 from .domains import ImageDomains, usual_gallery
+from .files import UserError
 
 PROTOCOLS = ("UCDR", "UcCDR", "UdCDR")
 GALLERIES = ("unseen", "mixed")

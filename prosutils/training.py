@@ -3,7 +3,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -12,19 +11,19 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .backbone import load_clip
-from .baselines import METHODS
-from .config import Config, Stage, Switches, UserError, only_one
+from .config import Config, Stage, Switches
 from .domains import BalancedSampler, Images, inverted_domains, train_transform
-from .evaluation import embed, model_transform, retrieval_metrics, switch_options
+from .evaluation import embed_rows, switch_options
+from .files import UserError, only_one, written_whole
+from .metrics import retrieval_metrics
+from .tuned import find_method, registered_key
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model(method, clip, split, config):
     """A model of `method`, a key of METHODS, for a split's seen classes and training domains."""
-    if method not in METHODS:
-        raise UserError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
-    model = METHODS[method](clip, split.seen_classes, split.train_domains, config)
+    model = find_method(method)(clip, split.seen_classes, split.train_domains, config)
     model.training_pictures = split.training_pictures()
     return model
 
@@ -116,7 +115,7 @@ class TrainingRun:
         """One pass of the balanced sampler: {"loss", "accuracy", "images"}."""
         self.model.train()
         total = torch.zeros(3)                                           # loss, hits, images
-        bar = tqdm(loader, desc=f"{self.model.method} stage {stage} epoch {self.epoch + 1}", leave=False,
+        bar = tqdm(loader, desc=f"{self.model.label} stage {stage} epoch {self.epoch + 1}", leave=False,
                    disable=not self.progress)
         for images, class_index, domain_index in bar:
             images, labels = images.to(self.device), self.class_of[class_index].to(self.device)
@@ -189,8 +188,7 @@ def cuda_states():
 
 def mean_average_precision(model, data, query, gallery):
     """mAP@200 of some rows of `data`, ranked as the model's switches say."""
-    transform, inverted = model_transform(model), inverted_domains(model.config.switches)
-    features = [embed(model, Images(data, rows, transform, inverted)) for rows in (query, gallery)]
+    features = [embed_rows(model, data, rows) for rows in (query, gallery)]
     return retrieval_metrics(features[0], data.class_index[query], features[1], data.class_index[gallery],
                              **switch_options(model.config.switches))["mAP@200"]
 
@@ -222,14 +220,14 @@ def fast_precision(device):
 
 def identity(model):
     """What has to be equal for a checkpoint to fit: method, classes, domains, training pictures and every setting."""
-    return dict(method=next(key for key, kind in METHODS.items() if type(model) is kind), classes=list(model.classes),
+    return dict(method=registered_key(model), classes=list(model.classes),
                 domains=list(model.domains), training_pictures=model.training_pictures,
                 config=dataclasses.asdict(model.config))
 
 
 def stage1_key(model):
     """A name for all that stage 1 depends on: runs with the same key train it alike."""
-    about = identity(model) | dict(method=model.stage1_method)
+    about = identity(model) | dict(method=model.stage1_key)
     about["config"] = {key: value for key, value in about["config"].items()
                        if key not in ("stage2", "simulator_layers")}
     about["config"]["switches"] = {key: value for key, value in about["config"]["switches"].items()
@@ -240,17 +238,11 @@ def stage1_key(model):
 def save_checkpoint(model, path, training=None):
     """Write what the model tunes (not the backbone, which has its own file) and, while training, the run's state.
 
-    Written beside the target and moved there in one step: an interruption leaves the old file or the new one.
+    An interruption leaves the old file or the new one.
     """
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(identity=identity(model), state=model.tuned_state(), training=training), part)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder or free some "
-                        "space.") from None
+    about = identity(model)
+    with written_whole(path) as part:
+        torch.save(dict(identity=about, state=model.tuned_state(), training=training), part)
 
 
 def read_checkpoint(path):
@@ -274,14 +266,14 @@ def load_checkpoint(path, clip=None):
     stored = read_checkpoint(path)
     about, training = stored["identity"], stored["training"] or {}
     config = config_from_dict(about["config"])
-    model = METHODS[about["method"]](clip or load_clip(config.backbone, config.pretrained), about["classes"],
+    model = find_method(about["method"])(clip or load_clip(config.backbone, config.pretrained), about["classes"],
                                      about["domains"], config)
     try:
         unexpected = model.load_state_dict(training.get("best_state") or stored["state"], strict=False).unexpected_keys
     except RuntimeError as error:
         raise UserError(f"{path} does not fit the backbone {model.clip.name}: {str(error)[:300]}") from None
     if unexpected:
-        raise UserError(f"{path} holds tensors that {model.method} has not: {', '.join(unexpected[:5])}.")
+        raise UserError(f"{path} holds tensors that {model.label} has not: {', '.join(unexpected[:5])}.")
     model.training_pictures = about.get("training_pictures")
     return model.requires_grad_(False).eval()
 

@@ -80,7 +80,7 @@ class ToyClip:
 class ToyModel(torch.nn.Module):
     """Embeds an image as itself, made small: [B, 3, 16, 16] -> [B, 48]. Counts the images it sees."""
 
-    method = "Toy"
+    label = "Toy"
 
     def __init__(self):
         super().__init__()

@@ -5,9 +5,20 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from prosutils.backbone import (MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, QuickGELU, build_mini,
-                                convolutional_stem, fold_batch_norm, load_clip, run_blocks, tower_operations)
-from prosutils.config import UserError
+from prosutils.backbone import (
+    MINI_MEAN,
+    MINI_STD,
+    MiniTokenizer,
+    PromptableCLIP,
+    QuickGELU,
+    build_mini,
+    convolutional_stem,
+    fold_batch_norm,
+    load_clip,
+    run_blocks,
+    tower_operations,
+)
+from prosutils.files import UserError
 
 CAPTIONS = ["a photo of a house", "a dog from some other kind of domain.", "zebra"]
 

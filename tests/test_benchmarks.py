@@ -10,11 +10,12 @@ from conftest import ToyModel
 from PIL import Image
 
 from prosutils import cli
-from prosutils.benchmarks import benchmark_names, class_key, load_benchmark
-from prosutils.config import PRESETS, Switches, UserError, load_preset, parse_settings
+from prosutils.config import PRESETS, Switches, load_preset, parse_settings
 from prosutils.domains import ImageDomains
 from prosutils.evaluation import evaluate
 from prosutils.experiment import by_held_out_domain
+from prosutils.files import UserError
+from prosutils.published import benchmark_names, class_key, load_benchmark
 
 ROOT = Path(__file__).parents[1]
 PROTOCOLS = ["UCDR unseen", "UCDR mixed", "UcCDR unseen", "UdCDR seen"]
@@ -174,7 +175,7 @@ def test_sketchy_and_tuberlin_are_sketch_to_photo(name, query):
 
 def test_a_query_without_relevant_image_scores_nothing():
     """A gallery that lacks a query's class: the query counts, with 0, in every metric."""
-    from prosutils.evaluation import query_metrics
+    from prosutils.metrics import query_metrics
     metrics = query_metrics(torch.eye(2), [0, 1], torch.eye(2), [0, 2], ap_norm="relevant")
     assert all(values.isfinite().all() and values[1] == 0 for values in metrics.values()) and metrics["AP@all"][0] == 1
 

@@ -32,8 +32,8 @@ START = """from dataclasses import replace
 import torch
 from prosutils import build_model, load_preset
 from prosutils.experiment import prepare
-from prosutils.plots import embed_rows
-from prosutils.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
+from prosutils.evaluation import embed_rows
+from prosutils.show.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 
 run = prepare(load_preset("mini"), artifacts="artifacts", progress=False)
 data = run.data

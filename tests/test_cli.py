@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from prosutils import cli
-from prosutils.config import UserError, load_preset, parse_settings
+from prosutils.config import load_preset, parse_settings
+from prosutils.files import UserError
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--set", "stage1.epochs=1", "stage1.batch_size=9", "stage2.epochs=1", "stage2.batch_size=6"]

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-import colab                                                                                  # noqa: E402
+import colab  # noqa: E402
 
 #: What Colab's Python has not (with what it brings along), by the names in site-packages.
 NOT_IN_COLAB = ("open_clip", "timm", "ftfy", "umap", "pynndescent", "resvg_py", "py7zr", "gdown", "anywidget", "prosutils",

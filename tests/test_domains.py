@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from prosutils import pictonet
-from prosutils.config import UserError
 from prosutils.domains import BalancedSampler, ImageDomains, Images, eval_transform, train_transform
+from prosutils.files import UserError
 from prosutils.image_files import load_image
 from prosutils.splits import make_split, protocol_splits
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from prosutils import evaluation
-from prosutils.config import Switches, UserError, load_preset
+from prosutils import evaluation, metrics
+from prosutils.config import Switches, load_preset
 from prosutils.domains import Images, inverted_domains
-from prosutils.evaluation import (embed, evaluate, evaluate_all, model_transform, query_metrics, rank,
-                                  retrieval_metrics)
+from prosutils.evaluation import embed, evaluate, evaluate_all, model_transform
+from prosutils.files import UserError
+from prosutils.metrics import query_metrics, rank, retrieval_metrics
 from prosutils.splits import make_split, protocol_splits
 
 
@@ -143,7 +144,7 @@ def test_rank_returns_the_best_first_with_their_scores(similarity):
 def test_blocks_do_not_change_the_numbers(monkeypatch):
     case = random_case()
     whole, (_, ranks) = query_metrics(*case), rank(case[0], case[2])
-    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
     for name, values in query_metrics(*case).items():
         assert torch.allclose(values, whole[name], atol=1e-6)
     assert torch.equal(rank(case[0], case[2])[1], ranks)
@@ -151,10 +152,10 @@ def test_blocks_do_not_change_the_numbers(monkeypatch):
 
 def test_memory_is_bounded_by_the_block(monkeypatch):
     """The largest tensor ever sorted or counted is one block, whatever the number of queries."""
-    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 2000)
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 2000)
     sizes = []
-    counted = evaluation._block_metrics
-    monkeypatch.setattr(evaluation, "_block_metrics",
+    counted = metrics._block_metrics
+    monkeypatch.setattr(metrics, "_block_metrics",
                         lambda hit, *options: sizes.append(hit.numel()) or counted(hit, *options))
     retrieval_metrics(*random_case(queries=100, gallery=300))
     assert max(sizes) <= 2000 and sum(sizes) == 100 * 300
@@ -162,7 +163,7 @@ def test_memory_is_bounded_by_the_block(monkeypatch):
 
 def test_rank_keeps_no_block_in_memory(monkeypatch):
     """A slice of a block is a view that holds all of it: with 22,500 queries and 36,600 images, 10 GB."""
-    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 2000)
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 2000)
     held, join = [], torch.cat
 
     def weighed(parts):

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import NOTEBOOKS, notebook_exercises
 from IPython.core.interactiveshell import InteractiveShell
 
-from conftest import NOTEBOOKS, notebook_exercises
-from prosutils import exercises, load_clip
-from prosutils.config import UserError
+from prosutils import load_clip
 from prosutils.domains import BalancedSampler, ImageDomains
+from prosutils.files import UserError
 from prosutils.simulator import PromptSimulator
-from prosutils.tasks_measuring import EXERCISES
+from prosutils.teaching import exercises
+from prosutils.teaching.tasks_training import EXERCISES
 
 IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exercises(path)]
 
@@ -356,7 +357,7 @@ def test_every_exercise_stands_in_one_notebook():
 def shell(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     shell = InteractiveShell()
-    shell.run_cell("%load_ext prosutils.exercises")
+    shell.run_cell("%load_ext prosutils.teaching.exercises")
     return shell
 
 

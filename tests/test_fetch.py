@@ -12,9 +12,9 @@ from pathlib import Path
 import py7zr
 import pytest
 
-from prosutils.benchmarks import load_benchmark
-from prosutils.config import UserError
+from prosutils.files import UserError
 from prosutils.image_files import list_files
+from prosutils.published import load_benchmark
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
 import fetch_benchmark as fetcher  # noqa: E402
@@ -105,7 +105,7 @@ def published(server, tmp_path, monkeypatch):
 @pytest.fixture
 def any_number(monkeypatch):
     """Miniatures count as complete: only classes and domains are asked for."""
-    monkeypatch.setattr("prosutils.benchmarks.COMPLETE", 0)
+    monkeypatch.setattr("prosutils.published.COMPLETE", 0)
 
 
 def said(capsys, *arguments):

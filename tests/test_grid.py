@@ -6,8 +6,19 @@ import pytest
 import torch
 
 from prosutils import UserError, load_preset, make_split
-from prosutils.grid import (GRIDS, RATES, by_training, choose, find_case, markdown, measure, merged, run_grid, summary,
-                            with_held_out_domain)
+from prosutils.grid import (
+    GRIDS,
+    RATES,
+    by_training,
+    choose,
+    find_case,
+    markdown,
+    measure,
+    merged,
+    run_grid,
+    summary,
+    with_held_out_domain,
+)
 
 SHORT = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=1, batch_size=6))
 PARTS = {"DePro (both)", "DePro (x1)", "DePro (x2)"}
@@ -93,7 +104,7 @@ def test_rates_are_scaled_in_both_stages():
 
 
 def test_rates_are_those_that_the_search_found():
-    """The best factor on validation classes, unless it beats 1 by less than seeds differ (benchmarks/tune_methods.py)."""
+    """The best factor on validation classes, unless it beats 1 by less than seeds differ (studies/tune_methods.py)."""
     table = pd.read_csv(Path(__file__).parents[1] / "figures" / "search_methods.csv")
     for method, rows in table.groupby("method"):
         val = rows.groupby("factor").val.mean()

@@ -33,7 +33,7 @@ def test_a_saved_notebook_holds_pictures_of_its_widgets(path):
     notebook = nbformat.read(path, as_version=4)
     data = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(execute.WIDGET in found for found in data) and "widgets" not in notebook.metadata
-    shown = [found for found in data if "run this cell" in found.get("text/plain", "")]    # prosutils.widgets' own
+    shown = [found for found in data if "run this cell" in found.get("text/plain", "")]    # prosutils.show.widgets' own
     assert all("image/png" in found for found in shown)
     assert shown or path.name[:2] in ("01", "06")
 

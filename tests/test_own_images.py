@@ -11,8 +11,8 @@ from PIL import Image
 
 from prosutils import ImageDomains, UserError, cli, embed, make_split, own_images
 from prosutils.image_files import load_image
-from prosutils.own_images import (ImageIndex, advice, query_feature, save_uploads, search_model, stand_in,
-                                  suggest_split)
+from prosutils.own_images import advice, save_uploads, stand_in, suggest_split
+from prosutils.search import ImageIndex, query_feature, search_model
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from prosutils import pictonet
-from prosutils.config import UserError
+from prosutils.files import UserError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "data_scripts"))

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from prosutils import UserError, load_preset, make_split, pictonet, plots
+from prosutils import UserError, load_preset, make_split, pictonet
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
-from prosutils.diagrams import DOMAINS, examples
-from prosutils.evaluation import neighbour_purity
+from prosutils.metrics import neighbour_purity
+from prosutils.show import plots
+from prosutils.show.diagrams import DOMAINS, examples
 from prosutils.training import build_model
 
 pytestmark = pytest.mark.filterwarnings("error")

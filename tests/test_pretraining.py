@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "data_scripts"))
 pretrain = pytest.importorskip("pretrain_miniclip")
 
 from prosutils import load_clip, pictonet  # noqa: E402
-from prosutils.config import UserError  # noqa: E402
+from prosutils.files import UserError  # noqa: E402
 
 SHAPES = {"house": '<path d="M2 12L12 2l10 10v10H2z"/>', "apple": '<circle cx="12" cy="13" r="9"/>',
           "key": '<path d="M2 10h14V4h6v16h-6v-6H2z"/>', "bell": '<path d="M12 2l8 16H4zM10 19h4v3h-4z"/>'}

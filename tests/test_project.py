@@ -20,12 +20,13 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignments", "grade")
-#: A module imports only from those before it: the order in which a learner meets them.
-ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator",
-         "pros", "ablations", "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises", "training",
-         "released", "experiment", "grid", "own_images", "pictures", "diagrams", "result_plots", "plots", "widget_parts",
-         "widgets", "cli", "__main__")
-MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
+#: A module imports only from those before it: the order in which a learner meets them, room by room.
+ORDER = ("files", "config", "pictonet", "image_files", "domains", "splits", "published",
+         "backbone", "prompts", "simulator", "tuned", "pros", "ablations", "baselines", "followers",
+         "metrics", "tables", "evaluation", "training", "released", "experiment", "grid", "search", "own_images",
+         "show.pictures", "show.diagrams", "show.results", "show.plots", "show.widget_parts", "show.widgets",
+         "teaching.tasks_training", "teaching.tasks_measuring", "teaching.exercises", "cli", "__main__")
+MODULES = sorted(path for path in (ROOT / "prosutils").rglob("*.py") if path.stem != "__init__")
 
 
 # ---- packages ----------------------------------------------------------------------------------------------
@@ -50,7 +51,9 @@ def test_every_imported_package_is_listed_with_a_lower_bound():
     own = {"prosutils", "conftest", "tomli"} | {path.stem for folder in ("data_scripts", "assignments", "notebooks")
                                                 for path in (ROOT / folder).glob("*.py")}
     for folder in ("prosutils", "data_scripts", "assignments", "tests"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent.name == "samples":
+                continue
             for name in imported_packages(path) - own - set(sys.stdlib_module_names):
                 assert import_names.get(name, name) in listed, f"{path.name} imports {name}"
 
@@ -84,10 +87,11 @@ def test_citation_names_this_version_and_the_paper():
 
 def test_all_data_of_the_package_is_shipped():
     settings = PYPROJECT["tool"]["setuptools"]
-    assert {"prosutils", "prosutils.data"} == set(settings["packages"])
-    data = ROOT / "prosutils" / "data"
-    shipped = {path for pattern in settings["package-data"]["prosutils.data"] for path in data.glob(pattern)}
-    assert {path for path in data.rglob("*") if path.is_file()} <= shipped
+    assert {"prosutils", "prosutils.show", "prosutils.teaching", "prosutils.data"} == set(settings["packages"])
+    shipped = {path for package, patterns in settings["package-data"].items() for pattern in patterns
+               for path in ROOT.joinpath(*package.split(".")).glob(pattern)}
+    assert {path for path in (ROOT / "prosutils").rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc")} <= shipped
 
 
 # ---- Makefile and CI ---------------------------------------------------------------------------------------
@@ -175,21 +179,39 @@ def test_help_lists_every_target(checkout):
 
 # ---- code --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_modules_import_from_those_before_them(path):
-    allowed = {*ORDER[:ORDER.index(path.stem)]}
+def dotted(path):
+    """prosutils/show/plots.py -> "show.plots"."""
+    return ".".join(path.relative_to(ROOT / "prosutils").with_suffix("").parts)
+
+
+def own_imports(path):
+    """The modules of the package that a file imports, dotted, below `prosutils`."""
+    room = dotted(path).split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        used = []
         if isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "prosutils"):
-            module = (node.module or "").removeprefix("prosutils").strip(".")
-            used = [module.split(".")[0]] if module else [alias.name for alias in node.names]
+            base = room[:len(room) - node.level + 1] if node.level else []
+            module = base + [part for part in (node.module or "").removeprefix("prosutils").split(".") if part]
+            if (ROOT / "prosutils").joinpath(*module).is_dir():
+                yield from (".".join([*module, alias.name]) for alias in node.names)
+            else:
+                yield ".".join(module)
         elif isinstance(node, ast.Import):
-            used = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("prosutils.")]
-        for name in used:
-            assert name in allowed, f"{path.name} imports {name}"
+            yield from (alias.name.removeprefix("prosutils.") for alias in node.names
+                        if alias.name.startswith("prosutils."))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_every_module_has_its_place_in_the_order():
+    assert sorted(ORDER) == sorted(map(dotted, MODULES))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_modules_import_from_those_before_them(path):
+    allowed = ORDER[:ORDER.index(dotted(path))]
+    for name in own_imports(path):
+        assert name in allowed, f"{dotted(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_modules_are_short_enough_to_read(path):
     assert len(path.read_text().splitlines()) <= 360
 

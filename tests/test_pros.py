@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, load_clip
-from prosutils.config import Switches, UserError, load_preset
+from prosutils.config import Switches, load_preset
+from prosutils.files import UserError
 from prosutils.pros import ProS
 
 CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")

@@ -1,9 +1,8 @@
 """Notebooks 01 to 05 with the answers filled in run from top to bottom, as they do unsolved (nbval does that)."""
 import nbformat
 import pytest
-from nbclient import NotebookClient
-
 from conftest import NOTEBOOKS, notebook_exercises
+from nbclient import NotebookClient
 
 TIMEOUT = 2000      # seconds a cell, nbval's own
 

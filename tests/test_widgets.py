@@ -10,11 +10,22 @@ import torch
 from PIL import Image, ImageDraw
 
 from prosutils import UserError, load_clip, load_preset, make_split
-from prosutils.own_images import ImageIndex
+from prosutils.search import ImageIndex
+from prosutils.show.widget_parts import (
+    BLANK,
+    FILL,
+    SIDE,
+    Search,
+    decode_drawing,
+    example_drawing,
+    place_drawing,
+    strip_html,
+    unit_features,
+    unit_square,
+    with_own_units,
+)
+from prosutils.show.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 from prosutils.training import build_model
-from prosutils.widget_parts import (BLANK, FILL, SIDE, Search, decode_drawing, example_drawing, place_drawing,
-                                    strip_html, unit_features, unit_square, with_own_units)
-from prosutils.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 
 OPTIONS = dict(unseen_domain="sketch", unseen_classes=["ball", "gem"], val_classes=["box"])
 
@@ -190,8 +201,8 @@ def test_rank_explorer_pages_through_the_whole_gallery(toy, split, toy_model):
     for first in range(1, len(split.gallery), explorer.first.step):
         explorer.first.value = first
         assert f"ranks {first} to {first + 1}" in text_of(explorer)
-        pages += explorer.ranks()[toy_model.method][0].tolist()
-    whole = rank_explorer(toy, split, toy_model, k=len(split.gallery)).ranks()[toy_model.method][0].tolist()
+        pages += explorer.ranks()[toy_model.label][0].tolist()
+    whole = rank_explorer(toy, split, toy_model, k=len(split.gallery)).ranks()[toy_model.label][0].tolist()
     assert pages == whole[:len(pages)] and len(pages) >= 4
     assert explorer.first.max == len(whole) - 1                             # the last page ends with the last rank
 

@@ -1,6 +1,6 @@
 """The same budget for every method: three rates, chosen on validation classes.
 
-    python benchmarks/tune_methods.py --jobs 2          # goes on where it stopped; figures/search_methods.csv
+    python studies/tune_methods.py --jobs 2          # goes on where it stopped; figures/search_methods.csv
 
 All rates of the preset `mini` are multiplied by a third, one and three (full fine-tuning, which moves the whole
 network: by a hundredth, a thirtieth and a tenth, and as the last was its best, by a third and one too).
@@ -18,8 +18,8 @@ from search_mini import measure
 from tqdm import tqdm
 
 from prosutils import load_preset
-from prosutils.experiment import write_table
 from prosutils.grid import with_rates
+from prosutils.tables import write_table
 
 FACTORS = {method: (1 / 3, 1.0, 3.0) for method in ("heads", "coop-heads", "vpt", "vpt-deep", "static", "depro", "pros")} | {
     "full": (0.01, 1 / 30, 0.1, 1 / 3, 1.0)}

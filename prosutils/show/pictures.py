@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageOps
 
-from .domains import GALLERY_DOMAINS
+from ..domains import GALLERY_DOMAINS
 
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 8, "text.color": "#22303C", "axes.labelcolor": "#22303C",

@@ -1,6 +1,6 @@
 """What a training step at the paper's size costs on this machine: seconds, memory, and pictures read per second.
 
-    python benchmarks/paper_size.py                    # needs a GPU; about a minute; figures/paper_size.csv
+    python studies/paper_size.py                    # needs a GPU; about a minute; figures/paper_size.csv
 
 ProS on ViT-B/32 with random weights (speed and memory do not depend on them), DomainNet's 300 classes and five
 training domains, batches of the preset `domainnet`. In float32, as the released code trains, and in bfloat16. Reading:
@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from prosutils import ProS, load_clip, load_preset
 from prosutils.domains import Images, train_transform
-from prosutils.experiment import write_table
 from prosutils.image_files import load_image
+from prosutils.tables import write_table
 
 DOMAINS = ["clipart", "infograph", "painting", "quickdraw", "real"]
 

@@ -3,9 +3,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import evaluation
-from .tasks_training import EXERCISES, exercise, normal, shuffled
-
+from .. import metrics
+from .tasks_training import exercise, normal, shuffled
 
 # ---- 04 Evaluation -----------------------------------------------------------------------------------------
 
@@ -41,7 +40,7 @@ def unit(x):
         "Your table lies on its side: one row for each rank. Wanted is one row for each query.":
             lambda q, g, k: best(unit(q) @ unit(g).T, k).T})
 def rank_by_cosine(query, gallery, k):
-    return evaluation.rank(query, gallery, k=k)[1]
+    return metrics.rank(query, gallery, k=k)[1]
 
 
 def average_precision_cases():
@@ -88,7 +87,7 @@ def possible(hits, k):
         "A query that has nothing to find should score 0; your sum is divided by 0 there.":
             lambda hits, k: average_precision(hits, k) if hits.any() else float("nan")})
 def average_precision(hits, k):
-    return float(evaluation._block_metrics(hits[None], (k,), "relevant")[f"AP@{k}"])
+    return float(metrics._block_metrics(hits[None], (k,), "relevant")[f"AP@{k}"])
 
 
 def bootstrap_cases():
@@ -172,7 +171,7 @@ def by_distance(x):
         "You looked at the one nearest picture only. All k count.":
             lambda x, y, k: share_of(near(x, 1, by_angle), y)})
 def nearest_purity(features, labels, k):
-    return evaluation.neighbour_purity(features, labels, k)
+    return metrics.neighbour_purity(features, labels, k)
 
 
 def sizes(labels):
@@ -200,7 +199,7 @@ def sizes(labels):
             lambda y: float(((y.unique(return_counts=True)[1] - 1) / (len(y) - 1)).mean())})
 def purity_by_chance(labels):
     # With all others as neighbours it does not matter where the features lie.
-    return evaluation.neighbour_purity(torch.eye(len(labels)), labels, k=len(labels) - 1)
+    return metrics.neighbour_purity(torch.eye(len(labels)), labels, k=len(labels) - 1)
 
 
 def shared(a, b):

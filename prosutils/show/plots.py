@@ -1,5 +1,4 @@
 """What notebooks, the README and the tutorial draw. Every function returns a Figure and shows nothing."""
-import os
 import warnings
 from pathlib import Path
 
@@ -11,13 +10,27 @@ from matplotlib import patheffects
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
 
-from .config import UserError
+from ..evaluation import embed_rows, switch_options
+from ..files import UserError, written_whole
+from ..metrics import neighbour_purity, query_metrics, rank
 from .diagrams import mask_matrix, split_map, token_sequence
-from .domains import Images, inverted_domains
-from .evaluation import embed, model_transform, neighbour_purity, query_metrics, rank, switch_options
-from .pictures import (FAINT, INK, STYLE, WIDTH, NotebookFigure, benchmark_banner, compare_ranks,
-                       contact_sheet, domain_colours, rank_strips, short, show_images, styled, thumbnail)
-from .result_plots import BLUE, change_dots, results_bars, results_dots, training_curves
+from .pictures import (
+    FAINT,
+    INK,
+    STYLE,
+    WIDTH,
+    NotebookFigure,
+    benchmark_banner,
+    compare_ranks,
+    contact_sheet,
+    domain_colours,
+    rank_strips,
+    short,
+    show_images,
+    styled,
+    thumbnail,
+)
+from .results import BLUE, change_dots, results_bars, results_dots, training_curves
 
 __all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours",
            "feature_map", "feature_maps", "mask_matrix", "principal_plane", "rank_strips", "results_bars",
@@ -62,7 +75,7 @@ def umap_points(features, seed=0, neighbours=15):
         raise UserError(f"UMAP needs 5 features or more, not {len(features)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import umap                                    # compiles for some seconds: only where it is wanted
+        import umap  # compiles for some seconds: only where it is wanted
         reducer = umap.UMAP(n_neighbors=min(neighbours, len(features) - 1), metric="cosine", low_memory=True,
                             init="spectral" if len(features) > 30 else "random", random_state=seed, n_jobs=1)
         return reducer.fit_transform(features)
@@ -203,11 +216,6 @@ def tutorial_figures(run, models, folder):
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 
 
-def embed_rows(model, data, rows):
-    """Features [n, D] of some rows of `data`, prepared as the model wants them."""
-    return embed(model, Images(data, rows, model_transform(model), inverted_domains(model.config.switches)))
-
-
 def tutorial_ranks(run, models, queries=6, k=9):
     """Ranks of some random queries of the held-out domain, each of another class: zero-shot against ProS."""
     data, split = run.data, run.split
@@ -219,8 +227,8 @@ def tutorial_ranks(run, models, queries=6, k=9):
     for model in (models["zero-shot"], models["pros"]):
         query, gallery = embed_rows(model, data, chosen), embed_rows(model, data, split.gallery)
         options = switch_options(model.config.switches)
-        ranked[model.method] = split.gallery[rank(query, gallery, options["similarity"], k)[1]]
-        scores[model.method] = query_metrics(query, labels, gallery, gallery_labels, **options)["AP@200"]
+        ranked[model.label] = split.gallery[rank(query, gallery, options["similarity"], k)[1]]
+        scores[model.label] = query_metrics(query, labels, gallery, gallery_labels, **options)["AP@200"]
     return compare_ranks(data, chosen, ranked, scores)
 
 
@@ -234,19 +242,13 @@ def tutorial_umap(run, model, classes=12):
                                ("class", data.class_index[rows], data.classes)):
         purity = neighbour_purity(features, index)
         panels.append(dict(points=points, labels=index, names=names, images=lambda i: data.load(int(rows[i])),
-                           title=f"{model.method}, unseen classes, by {kind}",
+                           title=f"{model.label}, unseen classes, by {kind}",
                            number=f"neighbour purity by {kind} {purity:.2f}"))
     return feature_maps(panels)
 
 
 def save(figure, path, dpi=150):
-    """Write a figure as PNG, beside the target and moved there in one step. UserError without permission."""
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure as PNG; returns the path. UserError without permission."""
+    with written_whole(path) as part:
         part.write_bytes(figure.png(dpi))
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
-    return path
+    return Path(path)

@@ -2,8 +2,8 @@
 import numpy as np
 import seaborn
 
-from .config import UserError
-from .grid import summary
+from ..files import UserError
+from ..grid import summary
 from .pictures import FAINT, FLAME, INK, WIDTH, NotebookFigure, domain_colours, emphasis, short, styled
 
 BLUE = "#0077BB"

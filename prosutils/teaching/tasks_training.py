@@ -10,10 +10,10 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 
-from . import splits
-from .domains import ImageDomains
-from .prompts import PromptUnits
-from .pros import TunedCLIP
+from .. import splits
+from ..domains import ImageDomains
+from ..prompts import PromptUnits
+from ..tuned import TunedCLIP
 
 
 @dataclass(frozen=True)

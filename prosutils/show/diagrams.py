@@ -3,8 +3,8 @@ import numpy as np
 import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from . import pictonet
-from .config import UserError
+from .. import pictonet
+from ..files import UserError
 from .pictures import FAINT, FLAME, FROZEN, GREY, HIT, INK, WIDTH, NotebookFigure, arrow, board, short, styled
 
 # --- Who may see what ---------------------------------------------------------------------------------------

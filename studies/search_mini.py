@@ -1,7 +1,7 @@
 """Try hyper-parameters of the preset `mini` on validation classes; appends rows to figures/search_mini.csv.
 
-    python benchmarks/search_mini.py pros stage2.lr=1e-3 stage2.epochs=6      # the preset with these changes
-    python benchmarks/search_mini.py heads stage2.lr_heads=3e-3 --unseen-domain pixel
+    python studies/search_mini.py pros stage2.lr=1e-3 stage2.epochs=6      # the preset with these changes
+    python studies/search_mini.py heads stage2.lr_heads=3e-3 --unseen-domain pixel
 
 `val` is mAP@200 for queries of the held-out domain and of validation classes, ranked against the emoji of validation
 classes: no drawing of a test class takes part in the choice. `val_sources` is the same for queries of the training
@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from prosutils import load_preset
-from prosutils.baselines import METHODS
 from prosutils.config import parse_settings
-from prosutils.experiment import prepare, write_table
+from prosutils.experiment import prepare
+from prosutils.tables import write_table
 from prosutils.training import build_model, mean_average_precision, train
+from prosutils.tuned import METHODS
 
 TRIAL = ["method", "settings", "unseen_domain", "seed"]
 

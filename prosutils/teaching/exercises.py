@@ -1,6 +1,6 @@
 """Exercises that answer: the cell magic `%%exercise NAME`, and `check` for use without it.
 
-    %load_ext prosutils.exercises
+    %load_ext prosutils.teaching.exercises
 
     %%exercise own_units
     def own_units(domain_units, class_units, domain_index, class_index):
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from IPython.core.magic import Magics, cell_magic, magics_class
 
-from .config import UserError
-from .tasks_measuring import EXERCISES
+from ..files import UserError
+from . import tasks_measuring  # noqa: F401  (importing it registers its exercises)
+from .tasks_training import EXERCISES
 
 GOES_ON = "the notebook goes on with the package's own code."
 NOT_SOLVED = f"Not solved yet: {GOES_ON}"
@@ -41,7 +42,7 @@ IDLE = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
 
 
 def load_ipython_extension(shell):
-    """`%load_ext prosutils.exercises`"""
+    """`%load_ext prosutils.teaching.exercises`"""
     shell.register_magics(ExerciseMagics)
 
 

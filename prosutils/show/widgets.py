@@ -15,14 +15,29 @@ import torch
 import torch.nn.functional as F
 import traitlets
 
-from .config import UserError
-from .domains import usual_gallery
-from .evaluation import model_transform, query_metrics, rank
+from ..domains import usual_gallery
+from ..evaluation import model_transform
+from ..files import UserError
+from ..metrics import query_metrics, rank
+from ..pros import ProS
 from .pictures import compare_ranks, domain_colours, rank_strips, short
 from .plots import feature_maps, label_colours
-from .pros import ProS
-from .widget_parts import (Search, asset, complaint, decode_drawing, example_drawing, named, picture_url, place_drawing,
-                           query_html, searches_of, strip_html, unit_features, unit_square, with_own_units)
+from .widget_parts import (
+    Search,
+    asset,
+    complaint,
+    decode_drawing,
+    example_drawing,
+    named,
+    picture_url,
+    place_drawing,
+    query_html,
+    searches_of,
+    strip_html,
+    unit_features,
+    unit_square,
+    with_own_units,
+)
 
 
 class WithPicture:
@@ -303,7 +318,7 @@ def unit_explorer(model, data, split, k=9):
     Raises UserError for a model without units.
     """
     if not isinstance(model, ProS):
-        raise UserError(f"{model.method} has no prompt units: give a ProS.")
+        raise UserError(f"{model.label} has no prompt units: give a ProS.")
     return UnitExplorer(model, data, split, k)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from .config import UserError
-from .domains import ImageDomains, inverted_domains
-from .evaluation import embed, model_transform, rank, switch_options
-from .own_images import ImageIndex, query_feature
+from ..domains import ImageDomains, inverted_domains
+from ..evaluation import embed, embed_rows, model_transform, switch_options
+from ..files import UserError
+from ..metrics import rank
+from ..search import ImageIndex, query_feature
 from .pictures import thumbnail
-from .plots import embed_rows
 
 #: Pixels of a drawing as the models get it, and how much of them its longer side takes: the median of PictoNet's
 #: sketches. What is smaller than `LEAST` of the canvas is enlarged as if it were as large: a dot stays a dot.
@@ -23,7 +23,7 @@ BLANK = "The canvas is empty: draw on it with the pointer, or press space on it 
 
 def asset(name):
     """A text file that ships with the package."""
-    return resources.files("prosutils").joinpath("data", name).read_text(encoding="utf-8")
+    return resources.files("prosutils.show").joinpath(name).read_text(encoding="utf-8")
 
 
 def complaint(error):
@@ -38,7 +38,7 @@ def named(models):
     if isinstance(models, dict):
         return models
     models = models if isinstance(models, (list, tuple)) else [models]
-    return {model.method: model for model in models}
+    return {model.label: model for model in models}
 
 
 class Search:

@@ -21,8 +21,9 @@ from importlib import resources
 
 import pandas as pd
 
-from .config import Switches, UserError
+from .config import Switches
 from .domains import ImageDomains
+from .files import UserError
 from .splits import Sample, protocol_splits
 
 #: A domain with fewer of its published images is incomplete: public copies differ by less (users of Sketchy
