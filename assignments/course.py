@@ -6,6 +6,7 @@
 Both call nbgrader's own steps with nbgrader_config.py; `nbgrader generate_assignment`, `autograde` and
 `generate_feedback` do the same when called in this folder.
 """
+
 import argparse
 import copy
 import csv
@@ -27,12 +28,13 @@ from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import PyFileConfigLoader
 
-warnings.filterwarnings("ignore", module="nbgrader")        # its gradebook and a newer SQLAlchemy
+warnings.filterwarnings("ignore", module="nbgrader")  # its gradebook and a newer SQLAlchemy
 HERE = Path(__file__).resolve().parent
 ASSIGNMENTS = sorted(path.name for path in (HERE / "source").iterdir() if path.is_dir())
 
 
 # ---- nbgrader's steps --------------------------------------------------------------------------------------
+
 
 def run(step, root, assignment):
     """One of nbgrader's converters on the course in `root`, for all submissions; False where some could not be done."""
@@ -63,6 +65,7 @@ def release(root=HERE):
 
 # ---- sample submissions ------------------------------------------------------------------------------------
 
+
 def read_table(path=HERE / "samples" / "points.csv"):
     """samples/points.csv: a list of dicts; `loses` and `by_hand` become {cell: points}, `points` a number or None."""
     with open(path, newline="", encoding="utf-8") as file:
@@ -90,8 +93,11 @@ def grade_id(cell):
 def solved(assignment, released):
     """The released notebook with the instructor's answers: what a perfect student hands in."""
     source = nbformat.read(HERE / "source" / assignment / f"{assignment}.ipynb", as_version=4)
-    answers = {grade_id(cell): re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
-               for cell in source.cells if cell.metadata.get("nbgrader", {}).get("solution")}
+    answers = {
+        grade_id(cell): re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
+        for cell in source.cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
     return answer(released, answers)
 
 
@@ -111,8 +117,11 @@ def without(notebook, names):
 
 
 def tests(notebook):
-    return {grade_id(cell) for cell in notebook.cells
-            if cell.metadata.get("nbgrader", {}).get("grade") and not cell.metadata.nbgrader.solution}
+    return {
+        grade_id(cell)
+        for cell in notebook.cells
+        if cell.metadata.get("nbgrader", {}).get("grade") and not cell.metadata.nbgrader.solution
+    }
 
 
 def hand_in(row, folder):
@@ -142,6 +151,7 @@ def hand_in(row, folder):
 
 # ---- grading -----------------------------------------------------------------------------------------------
 
+
 def grade(rows, folder):
     """Hands in, grades and gives feedback for the rows of one assignment in an own course; rows with "given" points."""
     assignment = rows[0]["assignment"]
@@ -166,12 +176,19 @@ def grade(rows, folder):
             if (folder / "autograded" / row["submission"] / assignment).exists():
                 grades = gradebook.find_submission_notebook(assignment, assignment, row["submission"]).grades
             for given in grades:
-                if given.needs_manual_grade:                        # what the lecturer types in the formgrader
+                if given.needs_manual_grade:  # what the lecturer types in the formgrader
                     given.manual_score, given.needs_manual_grade = row["by_hand"].get(given.name, 0), False
             gradebook.db.commit()
             lost = {given.name: given.max_score - given.score for given in grades if given.score < given.max_score}
-            graded.append(row | {"given": sum(given.score for given in grades) if grades else None, "lost": lost,
-                                 "of": gradebook.find_notebook(assignment, assignment).max_score, "seconds": seconds})
+            graded.append(
+                row
+                | {
+                    "given": sum(given.score for given in grades) if grades else None,
+                    "lost": lost,
+                    "of": gradebook.find_notebook(assignment, assignment).max_score,
+                    "seconds": seconds,
+                }
+            )
     run(GenerateFeedback, folder, assignment)
     return graded
 
@@ -189,7 +206,7 @@ def grade_samples(rows, folder, workers=1):
     from prosutils import pictonet  # here, for its imports take seconds that the other processes need not spend
 
     shutil.rmtree(folder, ignore_errors=True)
-    pictonet.lay_out(pictonet.default_folder(64), progress=False)    # once, not by two kernels at the same time
+    pictonet.lay_out(pictonet.default_folder(64), progress=False)  # once, not by two kernels at the same time
     by_assignment = [[row for row in rows if row["assignment"] == name] for name in ASSIGNMENTS]
     by_assignment = [group for group in by_assignment if group]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -200,8 +217,10 @@ def grade_samples(rows, folder, workers=1):
 def print_table(graded):
     print(f"{'assignment':20} {'submission':20} {'expected':>10} {'given':>10}   of")
     for row in graded:
-        print(f"{row['assignment']:20} {row['submission']:20} {show(row['points']):>10} {show(row['given']):>10} "
-              f"{row['of']:4g}{'' if as_expected(row) else '   DIFFERS'}")
+        print(
+            f"{row['assignment']:20} {row['submission']:20} {show(row['points']):>10} {show(row['given']):>10} "
+            f"{row['of']:4g}{'' if as_expected(row) else '   DIFFERS'}"
+        )
         if not as_expected(row):
             print(f"    expected to lose {row['loses'] or 'nothing'}\n    loses {row['lost'] or 'nothing'}")
 
@@ -220,10 +239,16 @@ def main():
     graded = grade_samples(rows, HERE / "grading", workers=min(os.cpu_count() or 1, len(ASSIGNMENTS)))
     print_table(graded)
     failed = [row for row in graded if not as_expected(row)]
-    print("Seconds a submission: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in
-                                               {row["assignment"]: row["seconds"] for row in graded}.items()))
-    print(f"{len(graded) - len(failed)} of {len(graded)} submissions got the points they should; "
-          f"feedback and nbgrader's log: assignments/grading/")
+    print(
+        "Seconds a submission: "
+        + ", ".join(
+            f"{name} {seconds:.0f}" for name, seconds in {row["assignment"]: row["seconds"] for row in graded}.items()
+        )
+    )
+    print(
+        f"{len(graded) - len(failed)} of {len(graded)} submissions got the points they should; "
+        f"feedback and nbgrader's log: assignments/grading/"
+    )
     return bool(failed)
 
 

@@ -4,11 +4,21 @@ The folder of the course (solutions, hidden tests, gradebook, what others handed
 submission's own folder; programs cannot be started, nor the network used. A fence, not a wall: it stops code that reads
 files as Python does. Whoever grades strangers runs nbgrader in a container (README.md, "Safety").
 """
+
 import os
 import sys
 
-REFUSED = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn",
-           "socket.connect", "socket.sendto"}
+REFUSED = {
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "socket.connect",
+    "socket.sendto",
+}
 #: Events whose arguments are paths: those that read, which the own folder allows, and those that change something.
 READS = {"os.listdir", "os.scandir", "os.chdir", "sqlite3.connect"}
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod"}
@@ -18,6 +28,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def build(closed, own):
     """The audit hook: a function of one of Python's events and its arguments. It keeps folders `closed`, but for
     reading in `own`."""
+
     def is_inside(path, folder):
         return path == folder or path.startswith(folder + os.sep)
 
@@ -40,7 +51,7 @@ def build(closed, own):
     return hook
 
 
-own = os.path.realpath(os.getcwd())                              # COURSE/autograded/STUDENT/ASSIGNMENT
+own = os.path.realpath(os.getcwd())  # COURSE/autograded/STUDENT/ASSIGNMENT
 course, autograded, _ = own.partition(f"{os.sep}autograded{os.sep}")
 closed = [os.path.dirname(os.path.realpath(__file__))] + ([course] if autograded else [])
 sys.addaudithook(build(closed, own))

@@ -1,4 +1,5 @@
 """What nbgrader's steps lack where code is graded that nobody has read: nbgrader_config.py puts these between them."""
+
 import re
 import time
 from pathlib import Path
@@ -22,8 +23,10 @@ class NotebookReader(NotebookExporter):
         try:
             return super().from_filename(filename, resources=resources, **options)
         except (NotJSONError, UnicodeDecodeError):
-            raise NbGraderException(f"{filename} is not a notebook, whatever its name says: ask for the .ipynb file as "
-                                    "Jupyter saves it. All other submissions are graded.") from None
+            raise NbGraderException(
+                f"{filename} is not a notebook, whatever its name says: ask for the .ipynb file as "
+                "Jupyter saves it. All other submissions are graded."
+            ) from None
 
 
 class RestoreCells(NbGraderPreprocessor):
@@ -44,8 +47,11 @@ class RestoreCells(NbGraderPreprocessor):
                 if source.name not in present:
                     nb.cells.insert(place, self.cell(source, points.get(source.name), source.name in answers))
                     restored.append(source.name)
-                place = 1 + next(i for i, cell in enumerate(nb.cells)
-                                 if cell.metadata.get("nbgrader", {}).get("grade_id") == source.name)
+                place = 1 + next(
+                    i
+                    for i, cell in enumerate(nb.cells)
+                    if cell.metadata.get("nbgrader", {}).get("grade_id") == source.name
+                )
         if restored:
             note = f"The submission lacked these cells; they were put back as released: {', '.join(restored)}."
             self.log.warning(note)
@@ -55,8 +61,16 @@ class RestoreCells(NbGraderPreprocessor):
     @staticmethod
     def cell(source, points, is_answer):
         """A cell as the gradebook has it: an answer without its solution, a test with its hidden part."""
-        nbgrader = {"schema_version": 3, "grade_id": source.name, "grade": points is not None, "solution": is_answer,
-                    "task": False, "locked": source.locked, "checksum": source.checksum, "cell_type": source.cell_type}
+        nbgrader = {
+            "schema_version": 3,
+            "grade_id": source.name,
+            "grade": points is not None,
+            "solution": is_answer,
+            "task": False,
+            "locked": source.locked,
+            "checksum": source.checksum,
+            "cell_type": source.cell_type,
+        }
         nbgrader |= {} if points is None else {"points": points}
         new = new_code_cell if source.cell_type == "code" else new_markdown_cell
         return new(source.source, metadata=NotebookNode(nbgrader=NotebookNode(nbgrader)))
@@ -76,7 +90,9 @@ class ExecuteInTime(Execute):
 
     limit = Integer(120, help="Seconds from the first answer on; afterwards a cell has one second.").tag(config=True)
     set_up_timeout = Integer(120, help="Seconds for a cell before the first answer: imports, data.").tag(config=True)
-    given_timeout = Integer(60, help="Seconds for a locked cell between answers: it may embed pictures.").tag(config=True)
+    given_timeout = Integer(60, help="Seconds for a locked cell between answers: it may embed pictures.").tag(
+        config=True
+    )
 
     def preprocess(self, nb, resources, **options):
         end = None
@@ -87,15 +103,19 @@ class ExecuteInTime(Execute):
             if end is None and given:
                 return self.set_up_timeout
             end = end or time.monotonic() + self.limit
-            return max(1, min(self.given_timeout if given and is_locked(cell) else self.timeout, end - time.monotonic()))
+            return max(
+                1, min(self.given_timeout if given and is_locked(cell) else self.timeout, end - time.monotonic())
+            )
 
         self.timeout_func = seconds
         try:
             return super().preprocess(nb, resources, **options)
         except DeadKernelError:
             student = resources["nbgrader"]["student"]
-            raise NbGraderException(f"The kernel died while answers of {student} ran (exit(), or out of memory): look "
-                                    "at them by hand. All other submissions are graded.") from None
+            raise NbGraderException(
+                f"The kernel died while answers of {student} ran (exit(), or out of memory): look "
+                "at them by hand. All other submissions are graded."
+            ) from None
 
 
 class HideTests(ClearHiddenTests):

@@ -4,6 +4,7 @@ banner.png: a sketch and what it retrieves before and after training (by the Pro
 ships).
 pictonet_sheet.png: the benchmark. results_baselines.png: the runs of results_baselines.csv.
 """
+
 import argparse
 from pathlib import Path
 
@@ -35,8 +36,10 @@ def banner(artifacts):
     row = int(split.query[shown])
     large = ImageDomains.from_folder(pictonet.lay_out(pictonet.default_folder(224), 224))
     before, after = precision["zero-shot"].mean(), precision["pros"].mean()
-    subtitle = (f"A sketch asks, emoji answer; neither sketches nor this class were trained on. "
-                f"All {len(gain)} sketches: mAP@200 {before:.3f}, trained {after:.3f}.")
+    subtitle = (
+        f"A sketch asks, emoji answer; neither sketches nor this class were trained on. "
+        f"All {len(gain)} sketches: mAP@200 {before:.3f}, trained {after:.3f}."
+    )
     figure = plots.benchmark_banner(large, row, {name: rows[shown] for name, rows in ranked.items()}, subtitle=subtitle)
     plots.save(figure, HERE / "banner.png")
 

@@ -1,4 +1,5 @@
 """ProS with one of its parts taken away or replaced: what is each worth?"""
+
 import torch
 
 from .pros import ProS
@@ -8,6 +9,7 @@ from .tuned import register
 @register("pros-no-mask")
 class NoMask(ProS):
     """Stage 2 without the reverse mask: while training the simulator sees an image's own units, as no test image can."""
+
     label = "ProS, no mask"
 
     def training_features(self, images, class_index, domain_index, stage):
@@ -20,20 +22,22 @@ class NoMask(ProS):
 class RemovedUnits(ProS):
     """Stage 2 with an image's own units left out instead of set to zero. Units carry no position, so this equals a mask
     in the attention: the stricter simulation of a test, where they do not exist."""
+
     label = "ProS, own units left out"
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
             return self.encode_with_units(images, class_index, domain_index)
-        units = self.units.all(len(images))                                             # [B, M+S, W]
-        own = torch.stack([domain_index, len(self.domains) + class_index], 1)           # [B, 2]
+        units = self.units.all(len(images))  # [B, M+S, W]
+        own = torch.stack([domain_index, len(self.domains) + class_index], 1)  # [B, 2]
         others = torch.ones(units.shape[:2], dtype=torch.bool, device=units.device).scatter(1, own, False)
-        units = units[others].reshape(len(images), -1, self.clip.width)                 # [B, M+S-2, W]
+        units = units[others].reshape(len(images), -1, self.clip.width)  # [B, M+S-2, W]
         return self.encode_with_prompts(images, self.simulate(images, units))
 
 
 class OneKindOfUnit(ProS):
     """Units, template and dynamic prompt of one kind only; `kind`: 0 domains, 1 classes."""
+
     kind = 0
 
     def trainable(self, stage):
@@ -75,6 +79,7 @@ class ClassUnitsOnly(OneKindOfUnit):
 @register("pros-no-units")
 class NoUnits(ProS):
     """A simulator that reads the image alone; without units there is no stage 1."""
+
     label = "ProS, no units"
     stages = (2,)
 
@@ -83,4 +88,3 @@ class NoUnits(ProS):
 
     def simulate(self, images, units=None):
         return super().simulate(images, self.units.all(len(images))[:, :0])
-

@@ -2,6 +2,7 @@
 
 CoOp: Zhou et al., IJCV 2022. VPT: Jia et al., ECCV 2022.
 """
+
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from .tuned import TunedCLIP, register
 @register("zero-shot")
 class ZeroShot(TunedCLIP):
     """CLIP as it comes: nothing trains."""
+
     label = "Zero-shot CLIP"
     stages = ()
 
@@ -24,13 +26,14 @@ class ZeroShot(TunedCLIP):
 class HeadsOnly(TunedCLIP):
     """Both projections train, on fixed captions, without any prompt: the control that every claim about prompts needs
     (ProS trains these projections too). 655,360 numbers at ViT-B/32."""
+
     label = "Heads only"
 
     def build_text(self):
         """The frozen tower reads "a photo of a {class}." once; only its projection is left to compute."""
         with torch.no_grad():
             hidden = self.clip.read_text([f"a photo of a {readable(name)}." for name in self.classes])
-        self.register_buffer("text_hidden", hidden, persistent=False)                       # [S, Wt]
+        self.register_buffer("text_hidden", hidden, persistent=False)  # [S, Wt]
 
     def encode_classes(self):
         return self.text_hidden @ self.clip.model.text_projection
@@ -43,6 +46,7 @@ class HeadsOnly(TunedCLIP):
 class CoOp(TunedCLIP):
     """Learned words in the captions, nothing else. The image tower stays as it is, so that image retrieval equals
     zero-shot CLIP's exactly."""
+
     label = "CoOp"
 
     def trainable(self, stage):
@@ -52,6 +56,7 @@ class CoOp(TunedCLIP):
 @register("coop-heads")
 class CoOpHeads(CoOp):
     """CoOp and both projections: all its effect on retrieval is that of the image projection."""
+
     label = "CoOp + heads"
 
     def trainable(self, stage):
@@ -62,15 +67,18 @@ class CoOpHeads(CoOp):
 class VPT(TunedCLIP):
     """Static visual prompts at the place of ProS's dynamic ones, plus context, class token and heads: ProS without
     units and simulator. Two prompts, so that the token sequence has ProS's length."""
+
     label = "VPT + heads"
     prompts = 2
 
     def build(self):
-        self.visual_prompts = nn.Parameter(torch.randn(self.prompts, self.clip.width) * self.clip.width ** -0.5)
+        self.visual_prompts = nn.Parameter(torch.randn(self.prompts, self.clip.width) * self.clip.width**-0.5)
 
     def trainable(self, stage):
-        return {"prompts": [self.visual_prompts, *self.context.parameters(), self.clip.model.visual.class_embedding],
-                "heads": self.heads()}
+        return {
+            "prompts": [self.visual_prompts, *self.context.parameters(), self.clip.model.visual.class_embedding],
+            "heads": self.heads(),
+        }
 
     def encode_image(self, images):
         return self.clip.encode_image(images, self.visual_prompts.expand(len(images), -1, -1), self.read_out)
@@ -80,6 +88,7 @@ class VPT(TunedCLIP):
 class StaticPrompts(VPT):
     """The strongest static prompts known: 4 + 4 in the image, one word in the captions, class token and heads
     [released code of DePro: its baseline]. 662,784 numbers at ViT-B/32."""
+
     label = "Static prompts"
     prompts = 8
 
@@ -90,16 +99,17 @@ class StaticPrompts(VPT):
 @register("vpt-deep")
 class VPTDeep(VPT):
     """As VPT, with prompts of its own in every block: what the last block wrote there is replaced."""
+
     label = "VPT deep + heads"
 
     def build(self):
         width, layers = self.clip.width, len(self.clip.model.visual.transformer.resblocks)
-        self.visual_prompts = nn.Parameter(torch.randn(layers, self.prompts, width) * width ** -0.5)
+        self.visual_prompts = nn.Parameter(torch.randn(layers, self.prompts, width) * width**-0.5)
 
     def encode_image(self, images):
         visual, first, last = self.clip.model.visual, 1, 1 + self.prompts
         class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(images), 1, -1)
-        prompts = self.visual_prompts.unsqueeze(1).expand(-1, len(images), -1, -1)          # [layers, B, P, W]
+        prompts = self.visual_prompts.unsqueeze(1).expand(-1, len(images), -1, -1)  # [layers, B, P, W]
         tokens = visual.ln_pre(torch.cat([class_token, prompts[0], self.clip.patches(images)], 1))
         *blocks, final = visual.transformer.resblocks
         for layer, block in enumerate(blocks, 1):
@@ -112,6 +122,7 @@ class VPTDeep(VPT):
 @register("full")
 class FullFineTuning(TunedCLIP):
     """All of CLIP trains, both towers, on fixed captions (released code: CLIP-Full)."""
+
     label = "Full fine-tuning"
 
     def build_text(self):

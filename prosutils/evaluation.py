@@ -1,4 +1,5 @@
 """Images to features, and a model to its numbers on the protocols."""
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,8 +33,9 @@ class Pictures(Dataset):
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: torch.Tensor | Dataset | Sequence, batch_size: int | None = None,
-          progress: bool = False) -> torch.Tensor:
+def embed(
+    model: nn.Module, images: torch.Tensor | Dataset | Sequence, batch_size: int | None = None, progress: bool = False
+) -> torch.Tensor:
     """Features [n, D] (float32, on the CPU) by `model.encode_image` in evaluation mode; the mode is restored.
 
     model: a TunedCLIP (ProS, a baseline) or a PromptableCLIP (`load_clip`).
@@ -56,16 +58,19 @@ def embed(model: nn.Module, images: torch.Tensor | Dataset | Sequence, batch_siz
     was_training = model.training
     model.eval()
     try:
-        batches = (batch if torch.is_tensor(batch) else batch[0]
-                   for batch in tqdm(batches, desc="Embedding", disable=not progress))
+        batches = (
+            batch if torch.is_tensor(batch) else batch[0]
+            for batch in tqdm(batches, desc="Embedding", disable=not progress)
+        )
         features = [model.encode_image(batch.to(device)).float().cpu() for batch in batches]
     finally:
         model.train(was_training)
     return torch.cat(features)
 
 
-def embed_rows(model: nn.Module, data: ImageDomains, rows: torch.Tensor, switches: Switches | None = None,
-               progress: bool = False) -> torch.Tensor:
+def embed_rows(
+    model: nn.Module, data: ImageDomains, rows: torch.Tensor, switches: Switches | None = None, progress: bool = False
+) -> torch.Tensor:
     """Features [m, D] of the images in `rows` [m] of `data`, prepared as the model's CLIP and the switches want them.
 
     switches: the model's where none are given; `polarity` inverts the colours of some domains.
@@ -82,8 +87,10 @@ def model_transform(model: nn.Module) -> v2.Compose:
 
 def switch_options(switches):
     """`Switches` as options of `retrieval_metrics`: {"similarity", "ap_norm"}."""
-    return dict(similarity="cosine" if switches.similarity == "paper" else "euclidean",
-                ap_norm="relevant" if switches.average_precision == "paper" else "hits")
+    return dict(
+        similarity="cosine" if switches.similarity == "paper" else "euclidean",
+        ap_norm="relevant" if switches.average_precision == "paper" else "hits",
+    )
 
 
 def evaluate(model, split, switches=None, extra=None, progress=False):
@@ -107,10 +114,21 @@ def evaluate_all(model, splits, switches=None, extra=None, progress=False):
     table = []
     for split in splits:
         query, gallery = torch.searchsorted(rows, split.query), torch.searchsorted(rows, split.gallery)
-        metrics = retrieval_metrics(features[query], data.class_index[split.query], features[gallery],
-                                    data.class_index[split.gallery], **switch_options(switches))
-        case = {"method": model.label, "protocol": split.protocol, "unseen_domain": split.unseen_domain,
-                "gallery": split.gallery_kind, "seed": split.seed, "queries": len(query),
-                "gallery_size": len(gallery)}
+        metrics = retrieval_metrics(
+            features[query],
+            data.class_index[split.query],
+            features[gallery],
+            data.class_index[split.gallery],
+            **switch_options(switches),
+        )
+        case = {
+            "method": model.label,
+            "protocol": split.protocol,
+            "unseen_domain": split.unseen_domain,
+            "gallery": split.gallery_kind,
+            "seed": split.seed,
+            "queries": len(query),
+            "gallery_size": len(gallery),
+        }
         table.append(case | metrics | (extra or {}))
     return pd.DataFrame(table)

@@ -1,4 +1,5 @@
 """From a preset to a trained and measured model: what the command line and the notebooks do alike."""
+
 import dataclasses
 from dataclasses import dataclass
 from importlib import resources
@@ -21,13 +22,14 @@ from .training import build_model, identity, load_checkpoint, read_checkpoint, r
 @dataclass
 class Experiment:
     """A configuration, its images and its splits; `fit` gives a model of any method, trained once and kept."""
+
     config: object
     data: ImageDomains
-    splits: list                  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
+    splits: list  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
     clip: object
     artifacts: Path
     device: torch.device
-    benchmark: Benchmark | None = None   # whose published sizes the splits have
+    benchmark: Benchmark | None = None  # whose published sizes the splits have
 
     @property
     def split(self):
@@ -65,8 +67,11 @@ class Experiment:
 
     def evaluate(self, model, progress=False):
         """The measurements of a model, one row each, with the seed, held-out domain and training classes of the run."""
-        extra = {"seed": self.config.seed, "unseen_domain": self.split.unseen_domain or "none",
-                 "training_classes": self.config.training_classes}
+        extra = {
+            "seed": self.config.seed,
+            "unseen_domain": self.split.unseen_domain or "none",
+            "training_classes": self.config.training_classes,
+        }
         return evaluate_all(model, self.splits, extra=extra, progress=progress)
 
 
@@ -84,7 +89,9 @@ def same_run(path, model):
     return True
 
 
-def prepare(config, folder=None, unseen_classes=None, artifacts="artifacts", device=None, on_error="skip", progress=True):
+def prepare(
+    config, folder=None, unseen_classes=None, artifacts="artifacts", device=None, on_error="skip", progress=True
+):
     """An Experiment: images laid out or read, splits made, backbone loaded.
 
     folder: a `domain/class/image` folder; None lays out PictoNet at the size the preset wants. device: "cuda", "cpu" or
@@ -96,8 +103,10 @@ def prepare(config, folder=None, unseen_classes=None, artifacts="artifacts", dev
         folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
     if benchmark and unseen_classes:
-        raise UserError(f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
-                        "and name them all.")
+        raise UserError(
+            f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
+            "and name them all."
+        )
     data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error)
     splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)
     config = fit_batches(config, len(splits[0].train_domains))
@@ -114,15 +123,23 @@ def benchmark_splits(config, data, benchmark):
 def drawn_splits(config, data, unseen_classes=None):
     """The splits of PictoNet or of any folder: classes that are not given are drawn."""
     gallery = config.gallery_domain if config.gallery_domain in data.domains else None
-    return protocol_splits(data, config.unseen_domain, unseen_classes=unseen_classes, gallery_domain=gallery,
-                           val_classes=[] if config.training_classes == "train+val" else None, seed=config.split_seed,
-                           switches=config.switches)
+    return protocol_splits(
+        data,
+        config.unseen_domain,
+        unseen_classes=unseen_classes,
+        gallery_domain=gallery,
+        val_classes=[] if config.training_classes == "train+val" else None,
+        seed=config.split_seed,
+        switches=config.switches,
+    )
 
 
 def fit_batches(config, domains):
     """The configuration with batch sizes rounded to a multiple of the number of training domains."""
+
     def rounded(stage):
         return dataclasses.replace(stage, batch_size=max(1, round(stage.batch_size / domains)) * domains)
+
     return dataclasses.replace(config, stage1=rounded(config.stage1), stage2=rounded(config.stage2))
 
 

@@ -1,4 +1,5 @@
 """Errors for people, locks between processes, and files that are written whole or not at all."""
+
 import contextlib
 import hashlib
 import os
@@ -43,8 +44,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent, ignore_cleanup_errors=True) as work:
             yield Path(work) / path.name
             if path.is_dir():
-                os.replace(path, Path(work) / ".old")        # a folder cannot be replaced while it holds something
+                os.replace(path, Path(work) / ".old")  # a folder cannot be replaced while it holds something
             os.replace(Path(work) / path.name, path)
     except OSError as error:
-        raise UserError(f"{asked} cannot be written ({error.strerror or error}): choose another place, close the program "
-                        "that has it open, or free some space.") from error
+        raise UserError(
+            f"{asked} cannot be written ({error.strerror or error}): choose another place, close the program "
+            "that has it open, or free some space."
+        ) from error

@@ -1,4 +1,5 @@
 """Image files: found in a `domain/class/image` folder, checked, and read as RGB pictures."""
+
 import warnings
 
 import numpy as np
@@ -64,6 +65,7 @@ def find_fault(path):
 
 def list_files(root):
     """The files in `root/*/*/`, sorted by domain, class and name, without hidden files and folders."""
+
     def visible(folder):
         entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
         return sorted(entries, key=lambda path: path.name)
@@ -71,8 +73,14 @@ def list_files(root):
     try:
         if not root.is_dir():
             raise UserError(f"There is no folder {root}. Expected {root}/<domain>/<class>/<image>.")
-        return [path for domain in visible(root) if domain.is_dir()
-                for folder in visible(domain) if folder.is_dir()
-                for path in visible(folder) if path.name.lower() not in SYSTEM_FILES]
+        return [
+            path
+            for domain in visible(root)
+            if domain.is_dir()
+            for folder in visible(domain)
+            if folder.is_dir()
+            for path in visible(folder)
+            if path.name.lower() not in SYSTEM_FILES
+        ]
     except OSError as error:
         raise UserError(f"{root} cannot be listed: {error}.") from error

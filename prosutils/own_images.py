@@ -1,4 +1,5 @@
 """Your own pictures: what a folder lacks, which split suits it, a stand-in to try, and uploads made files."""
+
 import io
 import os
 import re
@@ -16,20 +17,23 @@ from .image_files import find_fault, load_image
 #: Below this many images of a class in a domain there is little to average over.
 FEW = 3
 #: Bytes of an unpacked picture above which an upload's member is not even read.
-LARGEST = 100 * 2 ** 20
+LARGEST = 100 * 2**20
 #: The domains of `stand_in`, by those of PictoNet.
 STAND_IN = {"emoji": "stickers", "outline": "icons", "sketch": "pencil", "solid": "stencils"}
 
 
 # --- A labelled folder --------------------------------------------------------------------------------------------
 
+
 def advice(data):
     """Sentences on what an ImageDomains folder lacks for training and measuring; none where nothing is lacking."""
     counts, gallery = data.counts(), usual_gallery(data, data.domains)
     said = [f"{path.relative_to(data.root)} is skipped: {why}." for path, why in data.skipped]
     if len(data.domains) < 3:
-        said.append(f"There are {len(data.domains)} domains. With one held out a single one is left to train on; a third "
-                    "teaches what changes between domains and what does not.")
+        said.append(
+            f"There are {len(data.domains)} domains. With one held out a single one is left to train on; a third "
+            "teaches what changes between domains and what does not."
+        )
     absent = sorted(set(data.classes) - set(data.class_names(data.rows([gallery], data.classes))))
     if absent:
         said.append(f"The gallery domain {gallery} has no image of {_some(absent)}: these classes cannot be found.")
@@ -37,13 +41,18 @@ def advice(data):
         alone = counts.index[counts[domain] == 1].tolist()
         few = counts.index[(counts[domain] > 1) & (counts[domain] < FEW)].tolist()
         if domain == gallery and alone:
-            said.append(f"{domain} has a single image of {_some(alone)}: none can be kept out for a fair test of a seen "
-                        "class.")
+            said.append(
+                f"{domain} has a single image of {_some(alone)}: none can be kept out for a fair test of a seen class."
+            )
         if few or (alone and domain != gallery):
-            said.append(f"{domain} has fewer than {FEW} images of {_some(sorted({*alone, *few}))}: expect noisy numbers.")
+            said.append(
+                f"{domain} has fewer than {FEW} images of {_some(sorted({*alone, *few}))}: expect noisy numbers."
+            )
     if len(data.classes) < 10:
-        said.append(f"There are {len(data.classes)} classes. Unseen ones are taken out of training, and few are left to "
-                    "learn from.")
+        said.append(
+            f"There are {len(data.classes)} classes. Unseen ones are taken out of training, and few are left to "
+            "learn from."
+        )
     return said
 
 
@@ -68,6 +77,7 @@ def _some(names, most=4):
 
 # --- A stand-in ---------------------------------------------------------------------------------------------------
 
+
 def stand_in(folder, classes=60, each=6):
     """Lay some of PictoNet's drawings out as somebody might have collected them, `domain/class/image`; returns `folder`.
 
@@ -75,7 +85,7 @@ def stand_in(folder, classes=60, each=6):
     """
     folder = Path(folder)
     chosen = sorted({record["class"] for record in pictonet.manifest()})
-    chosen = chosen[::len(chosen) // classes][:classes]
+    chosen = chosen[:: len(chosen) // classes][:classes]
     with only_one(folder):
         if folder.exists():
             return folder
@@ -96,19 +106,20 @@ def _spoil(folder, classes):
     first, second, third, fourth = classes[:4]
     on_its_side = load_image(folder / "pencil" / first / "0.png").rotate(90)
     exif = on_its_side.getexif()
-    exif[0x0112] = 6                                                    # "turn me a quarter before you look"
+    exif[0x0112] = 6  # "turn me a quarter before you look"
     on_its_side.save(folder / "pencil" / first / "turned.jpg", exif=exif)
     grey = np.asarray(load_image(folder / "icons" / second / "0.png").convert("L"))
     Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "icons" / second / "deep.png")
     ink = ImageOps.invert(load_image(folder / "stencils" / third / "0.png").convert("L"))
     clear = Image.new("RGBA", ink.size)
-    clear.putalpha(ink)                                                 # black where there is ink, nothing elsewhere
+    clear.putalpha(ink)  # black where there is ink, nothing elsewhere
     clear.save(folder / "stencils" / third / "transparent.png")
     whole = (folder / "stickers" / fourth / "0.png").read_bytes()
-    (folder / "stickers" / fourth / "half_copied.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "stickers" / fourth / "half_copied.png").write_bytes(whole[: len(whole) // 2])
 
 
 # --- Uploads ------------------------------------------------------------------------------------------------------
+
 
 def save_uploads(uploads, folder):
     """Keep uploaded pictures as files; returns (paths, complaints).
@@ -124,7 +135,7 @@ def save_uploads(uploads, folder):
     for name, content in _unpacked(uploads, complaints):
         path = _free_path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name("." + path.name)                              # hidden from every listing until it is whole
+        part = path.with_name("." + path.name)  # hidden from every listing until it is whole
         part.write_bytes(content)
         fault = find_fault(part)
         if fault:
@@ -152,12 +163,12 @@ def _members(archive, complaints):
     for member in archive.infolist():
         parts = PurePosixPath(member.filename).parts
         if member.is_dir() or any(part.startswith((".", "__")) for part in parts):
-            continue                                                    # .DS_Store, __MACOSX, ..
+            continue  # .DS_Store, __MACOSX, ..
         try:
             if member.file_size > LARGEST:
-                raise UserError(f"it has {member.file_size / 2 ** 20:.0f} MiB")
+                raise UserError(f"it has {member.file_size / 2**20:.0f} MiB")
             yield "/".join(parts[-3:]), archive.read(member)
-        except Exception as error:                                      # zipfile and zlib raise errors of many kinds
+        except Exception as error:  # zipfile and zlib raise errors of many kinds
             complaints.append(f"{member.filename} is not kept: {error}.")
 
 

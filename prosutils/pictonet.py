@@ -4,6 +4,7 @@ The archive `data/pictonet.zip` (made by `data_scripts/build_pictonet.py`) holds
 and `manifest.json`. An SVG is the complete picture: the pencil of the sketch domain, the grid of the pixel domain
 and the palette of two-tone clipart are written into it, so a drawing comes out alike at every size.
 """
+
 import contextlib
 import functools
 import hashlib
@@ -32,11 +33,22 @@ PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"
 TINTS = ("#fdf1e3", "#fbe9ea", "#e9f2fb", "#eef0f3", "#f6f2e6", "#e8f4ee")  # one per domain, in the contact sheet
 SHEET = {  # class: which drawing of each domain the contact sheet shows
-    "airplane": (2, 0, 1, 2, 1, 2), "apple": (1, 0, 0, 0, 0, 1), "bicycle": (3, 0, 1, 1, 1, 0),
-    "burger": (0, 0, 0, 0, 1, 1), "camera": (0, 1, 0, 1, 0, 1), "castle": (1, 1, 0, 0, 0, 1),
-    "cat": (2, 2, 0, 0, 1, 1), "flower": (3, 0, 1, 2, 2, 1), "ghost": (5, 1, 1, 1, 1, 0),
-    "guitar": (3, 0, 0, 0, 1, 1), "house": (2, 4, 0, 2, 0, 1), "robot": (1, 2, 1, 0, 0, 1),
-    "rocket": (4, 1, 0, 0, 0, 1), "sailboat": (1, 2, 0, 0, 1, 0), "umbrella": (2, 0, 3, 1, 0, 1)}
+    "airplane": (2, 0, 1, 2, 1, 2),
+    "apple": (1, 0, 0, 0, 0, 1),
+    "bicycle": (3, 0, 1, 1, 1, 0),
+    "burger": (0, 0, 0, 0, 1, 1),
+    "camera": (0, 1, 0, 1, 0, 1),
+    "castle": (1, 1, 0, 0, 0, 1),
+    "cat": (2, 2, 0, 0, 1, 1),
+    "flower": (3, 0, 1, 2, 2, 1),
+    "ghost": (5, 1, 1, 1, 1, 0),
+    "guitar": (3, 0, 0, 0, 1, 1),
+    "house": (2, 4, 0, 2, 0, 1),
+    "robot": (1, 2, 1, 0, 0, 1),
+    "rocket": (4, 1, 0, 0, 0, 1),
+    "sailboat": (1, 2, 0, 0, 1, 0),
+    "umbrella": (2, 0, 3, 1, 0, 1),
+}
 PENCIL_PIXELS = 128  # the pencil's filter costs time by the pixel and draws nothing finer than this
 STAMP = "pictonet.json"  # in a laid-out folder: which drawings it holds, and at what size
 
@@ -109,7 +121,7 @@ def lay_out(folder: Path | str, size: int = 64, progress: bool = True, jobs: int
     if read_stamp(folder) == stamp(size):
         return folder
     with only_one(folder):
-        if read_stamp(folder) != stamp(size):                    # nobody else has drawn it meanwhile
+        if read_stamp(folder) != stamp(size):  # nobody else has drawn it meanwhile
             replace_folder(folder, size, progress, jobs)
     return folder
 
@@ -140,7 +152,7 @@ def read_stamp(folder: Path) -> dict | None:
 
 def draw_all(folder: Path, size: int, progress: bool, jobs: int = 1) -> None:
     """Every drawing as domain/class/<set>_<icon>.png, and the stamp."""
-    parts = [manifest()[start:start + 100] for start in range(0, len(manifest()), 100)]
+    parts = [manifest()[start : start + 100] for start in range(0, len(manifest()), 100)]
     with contextlib.ExitStack() as stack:
         run = map
         if jobs > 1:
@@ -159,7 +171,7 @@ def draw_some(folder: Path, size: int, records: Sequence[dict]) -> int:
     for record in records:
         path = folder / record["domain"] / record["class"] / f"{record['set']}_{record['icon']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        load_drawing(record, size).save(path, compress_level=1)     # a cache: packed fast, not small
+        load_drawing(record, size).save(path, compress_level=1)  # a cache: packed fast, not small
     return len(records)
 
 
@@ -177,8 +189,13 @@ def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96) -> Image.
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
-        draw.text((side + gap // 2 + column * step + step / 2, head * 0.62), name.replace("_", " "), "#444444",
-                  _font(size, 0.17, "normal"), "mm")
+        draw.text(
+            (side + gap // 2 + column * step + step / 2, head * 0.62),
+            name.replace("_", " "),
+            "#444444",
+            _font(size, 0.17, "normal"),
+            "mm",
+        )
     for row, (domain, tint) in enumerate(zip(PICTONET_DOMAINS, TINTS)):
         top = head + row * (step + gap // 3)
         draw.rounded_rectangle((side, top, sheet.width - gap // 2, top + step - 1), size // 5, tint)

@@ -1,4 +1,5 @@
 """ProS, assembled: both stages and the test path."""
+
 from .prompts import PromptUnits
 from .simulator import PromptSimulator
 from .tuned import TunedCLIP, register
@@ -12,23 +13,27 @@ class ProS(TunedCLIP):
     masked. Stage 2 learns a simulator that writes both prompts from the image and the other units, as a test image
     would have it, whose domain and class have no unit.
     """
+
     label = "ProS"
     stages = (1, 2)
-    stage1_key = "pros"           # variants that change stage 2 alone share this one's stage 1
+    stage1_key = "pros"  # variants that change stage 2 alone share this one's stage 1
 
     def build(self):
         clip = self.clip
         self.units = PromptUnits(len(self.domains), len(self.classes), clip.width, clip.patch_size)
-        self.simulator = PromptSimulator(clip.image_size, clip.patch_size, clip.width, clip.dim,
-                                         self.config.simulator_layers)
+        self.simulator = PromptSimulator(
+            clip.image_size, clip.patch_size, clip.width, clip.dim, self.config.simulator_layers
+        )
 
     def trainable(self, stage):
         model = self.clip.model
         if stage == 1:
             return {"prompts": [*self.units.parameters(), *self.context.parameters()], "heads": [model.text_projection]}
-        return {"simulator": list(self.simulator.parameters()),
-                "prompts": [*self.context.parameters(), model.visual.class_embedding],
-                "heads": self.heads()}
+        return {
+            "simulator": list(self.simulator.parameters()),
+            "prompts": [*self.context.parameters(), model.visual.class_embedding],
+            "heads": self.heads(),
+        }
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
@@ -37,8 +42,9 @@ class ProS(TunedCLIP):
 
     def encode_with_units(self, images, class_index, domain_index):
         """Stage 1's features [B, D]: `[cls ; P_M[d] ; P_S[y] ; patches]`, with dropout on the sequence."""
-        return self.clip.encode_tokens(self.clip.patches(images), self.units.own(domain_index, class_index),
-                                       self.read_out, self.dropout_now())
+        return self.clip.encode_tokens(
+            self.clip.patches(images), self.units.own(domain_index, class_index), self.read_out, self.dropout_now()
+        )
 
     def dropout_now(self):
         """Stage 1's dropout (paper: in training mode only; released: always)."""

@@ -1,4 +1,5 @@
 """Search: an index of all images under a folder, and queries by picture, drawing or words."""
+
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from .metrics import rank
 @dataclass(eq=False)
 class ImageIndex:
     """Features of all images under a folder, with or without labels, to be searched again without embedding them again."""
+
     root: Path
-    paths: np.ndarray                 # [n] names relative to `root`
-    features: torch.Tensor            # [n, D]
-    signature: str                    # of the model
-    skipped: list = ()                # [(path, why)] of files that are no images, or not whole
+    paths: np.ndarray  # [n] names relative to `root`
+    features: torch.Tensor  # [n, D]
+    signature: str  # of the model
+    skipped: list = ()  # [(path, why)] of files that are no images, or not whole
 
     @classmethod
     def build(cls, model, root, progress=False):
@@ -32,18 +34,30 @@ class ImageIndex:
         root = Path(root)
         if not root.is_dir():
             raise UserError(f"There is no folder {root}.")
-        files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower() not in SYSTEM_FILES and
-                       not any(part.startswith(".") for part in path.relative_to(root).parts))
+        files = sorted(
+            path
+            for path in root.rglob("*")
+            if path.is_file()
+            and path.name.lower() not in SYSTEM_FILES
+            and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        )
         faults = {path: find_fault(path) for path in files}
         good = [path for path in files if not faults[path]]
         if not good:
             raise UserError(f"There is no image under {root}; names end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
         if inverted_domains(model.config.switches):
-            raise UserError("The model was trained on inverted sketches (switches.polarity=released); an index of files "
-                            "does not know which of them are sketches.")
+            raise UserError(
+                "The model was trained on inverted sketches (switches.polarity=released); an index of files "
+                "does not know which of them are sketches."
+            )
         features = embed(model, good, progress=progress)
-        return cls(root, np.array([path.relative_to(root).as_posix() for path in good]), features, signature(model),
-                   [(path, why) for path, why in faults.items() if why])
+        return cls(
+            root,
+            np.array([path.relative_to(root).as_posix() for path in good]),
+            features,
+            signature(model),
+            [(path, why) for path, why in faults.items() if why],
+        )
 
     def search(self, query, k=10):
         """Features [Q, D] (or [D]) of queries -> scores [Q, k] and names [Q, k], the best first."""
@@ -59,8 +73,13 @@ class ImageIndex:
         """Write everything but the pictures as .npz, in one step; returns the path."""
         path = Path(path).with_suffix(".npz")
         with written_whole(path) as part:
-            np.savez(part, features=self.features.numpy(), path=self.paths.astype(str), signature=self.signature,
-                     root=str(self.root.resolve()))
+            np.savez(
+                part,
+                features=self.features.numpy(),
+                path=self.paths.astype(str),
+                signature=self.signature,
+                root=str(self.root.resolve()),
+            )
         return path
 
     @classmethod
@@ -68,12 +87,17 @@ class ImageIndex:
         """Read a file of `save`. model: refused where it is not the one that made the index."""
         try:
             with np.load(path, allow_pickle=False) as stored:
-                index = cls(Path(str(stored["root"])), stored["path"], torch.from_numpy(stored["features"]),
-                            str(stored["signature"]))
+                index = cls(
+                    Path(str(stored["root"])),
+                    stored["path"],
+                    torch.from_numpy(stored["features"]),
+                    str(stored["signature"]),
+                )
         except FileNotFoundError:
-            raise UserError(f"There is no index {path}: ImageIndex.build(model, folder).save({str(path)!r}) writes "
-                            "one.") from None
-        except Exception as error:                   # numpy raises errors of many kinds for a broken file
+            raise UserError(
+                f"There is no index {path}: ImageIndex.build(model, folder).save({str(path)!r}) writes one."
+            ) from None
+        except Exception as error:  # numpy raises errors of many kinds for a broken file
             raise UserError(f"{path} is not an index of this package: {str(error)[:200]}") from None
         if model is not None:
             index.check(model)
@@ -82,12 +106,15 @@ class ImageIndex:
     def check(self, model):
         """Raises UserError where `model` is not the one that made the index."""
         if signature(model) != self.signature:
-            raise UserError(f"The index of {self.root} was made by another model; features of two models do not compare. "
-                            "Build it again with this one.")
+            raise UserError(
+                f"The index of {self.root} was made by another model; features of two models do not compare. "
+                "Build it again with this one."
+            )
 
 
-def search_gallery(model: torch.nn.Module, data: ImageDomains, query: torch.Tensor, k: int = 10,
-                   domain: str | None = None) -> list[tuple[float, str, Path]]:
+def search_gallery(
+    model: torch.nn.Module, data: ImageDomains, query: torch.Tensor, k: int = 10, domain: str | None = None
+) -> list[tuple[float, str, Path]]:
     """The best k of the images of one domain for the feature [1, D] of a query: (score, class, path), the best first.
 
     domain: `usual_gallery` where none is given. Raises UserError for an unknown one.
@@ -97,8 +124,10 @@ def search_gallery(model: torch.nn.Module, data: ImageDomains, query: torch.Tens
         raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
     rows = data.rows([domain], data.classes)
     scores, found = rank(query, embed_rows(model, data, rows, progress=True), k=k)
-    return [(score, data.classes[data.class_index[row]], data.paths[row])
-            for score, row in zip(scores[0].tolist(), rows[found[0]].tolist(), strict=True)]
+    return [
+        (score, data.classes[data.class_index[row]], data.paths[row])
+        for score, row in zip(scores[0].tolist(), rows[found[0]].tolist(), strict=True)
+    ]
 
 
 def search_model(preset="mini"):

@@ -1,4 +1,5 @@
 """What stage 2 learns: the content-aware prompt simulator."""
+
 import torch
 from open_clip.transformer import VisionTransformer
 from torch import nn
@@ -18,9 +19,17 @@ class PromptSimulator(nn.Module):
 
     def __init__(self, image_size, patch_size, width, output_dim, layers=2):
         super().__init__()
-        self.body = VisionTransformer(image_size=image_size, patch_size=patch_size, width=width, layers=layers,
-                                      heads=width // 64, mlp_ratio=4.0, output_dim=output_dim, act_layer=QuickGELU)
-        scale = width ** -0.5
+        self.body = VisionTransformer(
+            image_size=image_size,
+            patch_size=patch_size,
+            width=width,
+            layers=layers,
+            heads=width // 64,
+            mlp_ratio=4.0,
+            output_dim=output_dim,
+            act_layer=QuickGELU,
+        )
+        scale = width**-0.5
         self.project = nn.Parameter(scale * torch.randn(width, width))
         self.domain_template = nn.Parameter(scale * torch.randn(1, width))
         self.semantic_template = nn.Parameter(scale * torch.randn(1, width))
@@ -28,7 +37,7 @@ class PromptSimulator(nn.Module):
     def tokens(self, images, units):
         """What enters the blocks, [B, 2+M+S+N, W]; images and units as in `forward`."""
         body = self.body
-        patches = body.conv1(images).flatten(2).transpose(1, 2) + body.positional_embedding[1:]    # [B, N, W]
+        patches = body.conv1(images).flatten(2).transpose(1, 2) + body.positional_embedding[1:]  # [B, N, W]
         templates = torch.cat([self.domain_template, self.semantic_template]).expand(len(images), -1, -1)
         return body.ln_pre(torch.cat([templates.to(patches.dtype), units.to(patches.dtype), patches], 1))
 

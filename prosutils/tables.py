@@ -1,4 +1,5 @@
 """Tables of results as CSV files."""
+
 from pathlib import Path
 
 import pandas as pd

@@ -1,4 +1,5 @@
 """What ProS and everything it is compared with share: a CLIP some of whose parts train. And the registry of methods."""
+
 import copy
 from collections.abc import Callable
 
@@ -18,20 +19,22 @@ class TunedCLIP(nn.Module):
     checkpoints, `label` in tables and figures.
     A subclass says which parameters train (`trainable`) and how an image becomes a feature.
     """
-    key = ""                        # set by `register`
+
+    key = ""  # set by `register`
     label = "CLIP"
     stages = (2,)
-    training_pictures = None        # which these are (Split.training_pictures), where the model is built for a split
+    training_pictures = None  # which these are (Split.training_pictures), where the model is built for a split
 
     def __init__(self, clip, classes, domains, config):
         super().__init__()
         if len(set(classes)) < 2 or not domains:
-            raise UserError(f"Training needs two classes and one domain at least; got {len(set(classes))} and "
-                            f"{len(domains)}.")
+            raise UserError(
+                f"Training needs two classes and one domain at least; got {len(set(classes))} and {len(domains)}."
+            )
         self.clip = copy.deepcopy(clip).requires_grad_(False)
         self.classes, self.domains, self.config = tuple(classes), tuple(domains), config
         self.read_out = 0 if config.switches.read_out == "paper" else 1
-        with torch.random.fork_rng():           # the same seed gives the same start, whatever ran before
+        with torch.random.fork_rng():  # the same seed gives the same start, whatever ran before
             torch.manual_seed(config.seed)
             self.build_text()
             self.build()
@@ -115,6 +118,7 @@ def register(key: str) -> Callable[[type[TunedCLIP]], type[TunedCLIP]]:
     A class without a `label` of its own is labelled with its key. To run the definition again, as a notebook's cell does,
     replaces the class. Raises UserError for a key or label that another class has, and for what is no such subclass.
     """
+
     def add(kind):
         if not (isinstance(kind, type) and issubclass(kind, TunedCLIP)):
             raise UserError(f"@register({key!r}) belongs above a subclass of ProS or TunedCLIP, not {kind!r}.")
@@ -123,10 +127,14 @@ def register(key: str) -> Callable[[type[TunedCLIP]], type[TunedCLIP]]:
             if same_definition(other, kind):
                 continue
             if key == other_key:
-                raise UserError(f"The method key {key!r} is taken by {other.__name__} ({other.label}): choose another. "
-                                f"Taken: {', '.join(METHODS)}.")
+                raise UserError(
+                    f"The method key {key!r} is taken by {other.__name__} ({other.label}): choose another. "
+                    f"Taken: {', '.join(METHODS)}."
+                )
             if label == other.label:
-                raise UserError(f"The label {label!r} is taken by the method {other_key!r}: give {kind.__name__} another.")
+                raise UserError(
+                    f"The label {label!r} is taken by the method {other_key!r}: give {kind.__name__} another."
+                )
         kind.key, kind.label = key, label
         METHODS[key] = kind
         return kind
@@ -142,8 +150,10 @@ def same_definition(one: type, other: type) -> bool:
 def find_method(key: str) -> type[TunedCLIP]:
     """The class registered under `key`. Raises UserError for an unknown key, listing the known ones."""
     if key not in METHODS:
-        raise UserError(f"Unknown method {key!r}. Known: {', '.join(METHODS)}. A method of your own is known once the "
-                        "file that registers it is imported (command line: --import FILE).")
+        raise UserError(
+            f"Unknown method {key!r}. Known: {', '.join(METHODS)}. A method of your own is known once the "
+            "file that registers it is imported (command line: --import FILE)."
+        )
     return METHODS[key]
 
 
@@ -151,6 +161,7 @@ def registered_key(model: TunedCLIP) -> str:
     """The key of a model's method. Raises UserError for a class that is not registered."""
     kind = type(model)
     if not (model.key in METHODS and same_definition(METHODS[model.key], kind)):
-        raise UserError(f"{kind.__name__} is not registered, so that no file can name it: put @register(\"a-key\") above "
-                        "its class.")
+        raise UserError(
+            f'{kind.__name__} is not registered, so that no file can name it: put @register("a-key") above its class.'
+        )
     return model.key

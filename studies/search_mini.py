@@ -7,6 +7,7 @@
 classes: no drawing of a test class takes part in the choice. `val_sources` is the same for queries of the training
 domains, which is what a run selects its epoch by. A trial that is in the table already is not run again.
 """
+
 import argparse
 import fcntl
 import time
@@ -32,10 +33,13 @@ def measure(method, config):
     history = train(model, split, progress=False) if model.stages else pd.DataFrame(columns=["loss", "images"])
     seconds = round(time.time() - start)
     query = data.rows([split.unseen_domain], split.val_classes)
-    return dict(val=mean_average_precision(model, data, query, split.val_gallery),
-                val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
-                loss=history.loss.iloc[-1].item() if len(history) else None,
-                images=history.images.iloc[-1].item() if len(history) else 0, seconds=seconds)
+    return dict(
+        val=mean_average_precision(model, data, query, split.val_gallery),
+        val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
+        loss=history.loss.iloc[-1].item() if len(history) else None,
+        images=history.images.iloc[-1].item() if len(history) else 0,
+        seconds=seconds,
+    )
 
 
 def main():
@@ -54,7 +58,7 @@ def main():
     config = load_preset("mini", unseen_domain=args.unseen_domain, seed=args.seed, **parse_settings(args.settings))
     row = trial | measure(args.method, config)
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    with open(args.table.with_suffix(".lock"), "w") as lock:                # two searches may run side by side
+    with open(args.table.with_suffix(".lock"), "w") as lock:  # two searches may run side by side
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = [pd.read_csv(args.table)] if args.table.exists() else []
         write_table(pd.concat([*known, pd.DataFrame([row])]), args.table)

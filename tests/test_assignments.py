@@ -2,6 +2,7 @@
 
 A subset of `make grade`, which runs them all.
 """
+
 import html
 import json
 import re
@@ -24,8 +25,10 @@ HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOT
 
 def cells(path):
     """[(source, nbgrader's metadata)] of a notebook."""
-    return [("".join(cell["source"]), cell["metadata"].get("nbgrader", {}))
-            for cell in json.loads(path.read_text())["cells"]]
+    return [
+        ("".join(cell["source"]), cell["metadata"].get("nbgrader", {}))
+        for cell in json.loads(path.read_text())["cells"]
+    ]
 
 
 def source(assignment):
@@ -45,10 +48,16 @@ def released(tmp_path_factory):
 def test_student_versions_hold_no_solution_and_no_hidden_test(released, assignment):
     text = "\n".join(source for source, _ in cells(released[assignment]))
     assert "YOUR CODE HERE" in text and not re.search("BEGIN|END (SOLUTION|HIDDEN|MARK)", text)
-    visible = {line.strip() for text, _ in source(assignment)
-               for line in HIDDEN.sub("", SOLUTION.sub("", text)).splitlines()}
-    secrets = [line.strip() for text, _ in source(assignment) for pattern in (SOLUTION, HIDDEN)
-               for region in pattern.findall(text) for line in region.splitlines()]
+    visible = {
+        line.strip() for text, _ in source(assignment) for line in HIDDEN.sub("", SOLUTION.sub("", text)).splitlines()
+    }
+    secrets = [
+        line.strip()
+        for text, _ in source(assignment)
+        for pattern in (SOLUTION, HIDDEN)
+        for region in pattern.findall(text)
+        for line in region.splitlines()
+    ]
     secrets = [line for line in secrets if len(line) > 12 and line not in visible]
     assert len(secrets) > 60
     given_away = {line.strip() for line in text.splitlines()} & set(secrets)
@@ -111,14 +120,18 @@ for attempt in (lambda: open(secret), lambda: os.open(secret, os.O_RDONLY), lamb
         raise AssertionError("not refused")
 print("fenced")
 """
-    result = subprocess.run([sys.executable, "-c", program, str(COURSE / "fence.py")], cwd=own, capture_output=True,
-                            text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(COURSE / "fence.py")], cwd=own, capture_output=True, text=True
+    )
     assert result.stdout == "fenced\n", result.stderr
 
 
 def test_some_samples_get_their_points_and_nothing_leaks(tmp_path):
-    wanted = [("1_data_and_metrics", "reads_the_tests"), ("1_data_and_metrics", "not_a_notebook"),
-              ("3_simulator", "perfect")]
+    wanted = [
+        ("1_data_and_metrics", "reads_the_tests"),
+        ("1_data_and_metrics", "not_a_notebook"),
+        ("3_simulator", "perfect"),
+    ]
     rows = [row for row in course.read_table() if (row["assignment"], row["submission"]) in wanted]
     graded = course.grade_samples(rows, tmp_path, workers=2)
     assert len(graded) == 3
@@ -133,8 +146,9 @@ def test_some_samples_get_their_points_and_nothing_leaks(tmp_path):
     assert "refused: While grading, the folder of the course is closed." in page
     assert page.count("(This output quoted hidden tests.)") >= 2
     secrets = [text for text, meta in source("1_data_and_metrics") if meta.get("grade_id") == "ucdr_rows"]
-    secrets = SOLUTION.findall(secrets[0]) + [region for text, _ in source("1_data_and_metrics")
-                                              for region in HIDDEN.findall(text)]
+    secrets = SOLUTION.findall(secrets[0]) + [
+        region for text, _ in source("1_data_and_metrics") for region in HIDDEN.findall(text)
+    ]
     for line in (line.strip() for region in secrets for line in region.splitlines()):
-        if len(line) > 40 and not line.startswith(("f\"", "\"")):      # a line of text is a message, for the student
+        if len(line) > 40 and not line.startswith(('f"', '"')):  # a line of text is a message, for the student
             assert line not in page, f"the feedback gives away: {line}"

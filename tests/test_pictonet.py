@@ -1,4 +1,5 @@
 """PictoNet: what ships, that it is drawn alike every time, and what its builder says when something is missing."""
+
 import base64
 import hashlib
 import io
@@ -26,11 +27,22 @@ import build_pictonet as builder  # noqa: E402
 import icon_packages  # noqa: E402
 
 DATA = ROOT / "prosutils" / "data"
-ALLOWED = {"MIT", "Apache-2.0", "ISC", "BSD-2-Clause", "BSD-3-Clause", "MPL-2.0", "OFL-1.1", "CC0-1.0", "CC-BY-3.0",
-           "CC-BY-4.0"}
+ALLOWED = {
+    "MIT",
+    "Apache-2.0",
+    "ISC",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "MPL-2.0",
+    "OFL-1.1",
+    "CC0-1.0",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+}
 
 
 # ---- what ships -------------------------------------------------------------------------------------------------
+
 
 def test_archive_is_small_and_holds_what_its_manifest_says():
     assert (DATA / "pictonet.zip").stat().st_size <= 8e6
@@ -87,6 +99,7 @@ def test_no_drawing_ships_twice_or_is_excluded():
 
 # ---- drawing ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize("domain", pictonet.PICTONET_DOMAINS)
 def test_a_drawing_fills_its_frame_and_comes_out_alike(domain, size):
@@ -111,6 +124,7 @@ def test_black_domains_are_black_on_white_and_pixels_are_hard():
 
 
 # ---- laying out -------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def few(monkeypatch):
@@ -220,6 +234,7 @@ def test_contact_sheet_draws_every_domain():
 
 
 # ---- the builder ------------------------------------------------------------------------------------------------
+
 
 def test_packages_are_pinned():
     for name, pin in icon_packages.SOURCES["packages"].items():
