@@ -24,7 +24,9 @@ COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", 
 
 def draw(args):
     """Lay PictoNet out as domain/class/image.png."""
-    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size, jobs=os.cpu_count() or 1)
+    which = dict(tier=args.tier, strength=args.strength)
+    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size, **which), args.size,
+                              jobs=os.cpu_count() or 1, **which)
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
@@ -224,6 +226,8 @@ def parser():
 
     drawing = command(draw)
     drawing.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    drawing.add_argument("--tier", default="near", help=", ".join(pictonet.TIERS))
+    drawing.add_argument("--strength", type=float, help="of the far tier, 0 (near) to 1 (default: the chosen ones)")
     drawing.add_argument("--to", type=Path, help="folder (default: the user's cache)")
 
     training = command(train)

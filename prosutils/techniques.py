@@ -1,0 +1,278 @@
+"""The techniques of PictoNet's far tier: a drawing done again in chalk, as a blueprint, a stamp, a mosaic, cross-stitch.
+
+A technique is a function `(picture, strength, rng) -> picture`. picture [S, S, 4]: red, green, blue and alpha, float32
+in [0, 1], not premultiplied. strength: 0 gives the drawing on white as it is, 1 the full technique. The result is
+[S, S, 3] in [0, 1]. All lengths are shares of the side S, and the random draws depend neither on S nor on the strength:
+at every size and strength the same picture comes out, only finer or stronger.
+"""
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from prosutils.config import UserError
+
+VERSION = 1  # raise it with every change of how a technique looks: laid-out folders of another version are drawn again
+DRAWN_AT = 128  # pixels of the side at least: smaller pictures are drawn larger and averaged
+WHITE = np.ones(3, np.float32)
+
+CHALKS = ((0.96, 0.96, 0.92), (0.96, 0.96, 0.92), (0.98, 0.90, 0.60), (0.99, 0.75, 0.76), (0.66, 0.86, 0.97))
+STAMP_INKS = ((0.76, 0.11, 0.13), (0.11, 0.22, 0.56), (0.36, 0.13, 0.47), (0.05, 0.38, 0.30))
+THREADS = ((0.73, 0.09, 0.14), (0.10, 0.24, 0.50), (0.07, 0.37, 0.26), (0.48, 0.13, 0.42), (0.76, 0.33, 0.08))
+STONES = ((0.97, 0.94, 0.86), (0.88, 0.94, 0.95), (0.96, 0.91, 0.88))  # what lies around a mosaic's figure
+
+
+# ---- parts ------------------------------------------------------------------------------------------------------
+
+def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+    """From a (share 0) to b (share 1)."""
+    return a + (b - a) * share
+
+
+def lay(ground: np.ndarray, colour: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """A colour [3] or [S, S, 3] over a ground [S, S, 3], as densely as cover [S, S] says."""
+    return mix(ground, np.asarray(colour, np.float32), cover[..., None])
+
+
+def ramp(values: np.ndarray, middle: float, width: float) -> np.ndarray:
+    """0 below `middle`, 1 above it, straight in between over `width`."""
+    return np.clip((values - middle) / width + 0.5, 0, 1)
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    """[S, S, 4] -> [S, S, 3]: the drawing on white paper."""
+    return mix(WHITE, picture[..., :3], picture[..., 3:])
+
+
+def darkness(picture: np.ndarray) -> np.ndarray:
+    """[S, S, 4] -> [S, S]: where the drawing has ink of any colour, 0 on white paper."""
+    return 1 - on_white(picture).min(-1)
+
+
+def places(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x [1, S], y [S, 1]): where the pixels' centres lie, in shares of the side."""
+    centres = ((np.arange(side) + 0.5) / side).astype(np.float32)
+    return centres[None], centres[:, None]
+
+
+def noise(rng: np.random.Generator, rows: int, columns: int, side: int) -> np.ndarray:
+    """Random values [S, S] about 0 with a standard deviation near 1: rows x columns of them, smooth in between."""
+    lattice = rng.standard_normal((rows, columns), dtype=np.float32)
+    return np.asarray(Image.fromarray(lattice).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def blurred(values: np.ndarray, share: float) -> np.ndarray:
+    """[S, S] softened by a Gaussian whose standard deviation is a share of the side."""
+    return ndimage.gaussian_filter(values, share * len(values), truncate=2.5)
+
+
+def line(distance: np.ndarray, width: float, side: int) -> np.ndarray:
+    """Cover of a line where `distance` from its middle is known, without steps; both in shares of the side."""
+    reach = max(width, 1 / side)  # a line thinner than a pixel is a pixel wide and paler
+    return np.clip((reach / 2 - np.abs(distance)) * side + 0.5, 0, 1) * (width / reach)
+
+
+def darkened(dark: tuple[float, float, float], strength: float) -> np.ndarray:
+    """The ground [3] on its way from white paper to a dark board: it is half dark at a strength of .3."""
+    return mix(WHITE, np.asarray(dark, np.float32), 1 - (1 - strength) ** 2)
+
+
+def readable(ground: np.ndarray, drawing: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """The ink for a ground [3]: the drawing's own dark colour on a light ground, `light` on a dark one."""
+    return drawing if ground.mean() > 0.5 else np.asarray(light, np.float32)
+
+
+def pick(rng: np.random.Generator, colours: tuple) -> np.ndarray:
+    """One of the colours at random, [3]."""
+    return np.asarray(colours[rng.integers(len(colours))], np.float32)
+
+
+# ---- techniques -------------------------------------------------------------------------------------------------
+
+def chalk(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Chalk on a school's slate: strokes that skip over the grain of the board, dust, and what an eraser left."""
+    side = len(picture)
+    stick = pick(rng, CHALKS)
+    wiped, swept = noise(rng, 4, 3, side), noise(rng, 40, 5, side)      # clouds of the eraser, its sweeps
+    grain, pressure = noise(rng, 150, 150, side), noise(rng, 9, 9, side)
+    ground = darkened((0.13, 0.19, 0.17), strength)
+    board = ground + strength * (0.035 * wiped + 0.022 * swept + 0.02 * grain)[..., None]
+    ink = darkness(picture)
+    broad = np.maximum(ink, 1.6 * blurred(ink, 0.008))
+    skips = ramp(grain + 0.5 * pressure + 3.2 * broad, 2.2, 1.6) * np.minimum(broad, 1)
+    cover = np.clip(mix(ink, skips, strength) + 0.16 * strength * blurred(ink, 0.03), 0, 1)
+    return lay(board, readable(ground, picture[..., :3], stick), cover)
+
+
+def blueprint(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """An architect's cyanotype: white lines on blue paper with a grid, centre lines and the marks of folding."""
+    side = len(picture)
+    x, y = places(side)
+    fibres, stains = noise(rng, 110, 110, side), noise(rng, 4, 4, side)
+    folds = rng.uniform(0.3, 0.7, 2)
+    ground = darkened((0.06, 0.23, 0.53), strength)
+    light = 0.018 * fibres + 0.035 * stains + 0.10 * (line(x - folds[0], 0.006, side) + line(y - folds[1], 0.006, side))
+    paper = ground + strength * light[..., None]
+    for cells, width, density in ((32, 0.003, 0.16), (8, 0.005, 0.30)):
+        grid = np.maximum(*(line((place * cells + 0.5) % 1 / cells - 0.5 / cells, width, side) for place in (x, y)))
+        paper = lay(paper, (0.62, 0.80, 0.98), strength * density * grid)
+    ink = darkness(picture)
+    paper = lay(paper, (0.75, 0.88, 1.0), 0.5 * strength * centre_lines(ink))
+    rim = 1 - np.clip(np.abs(blurred(ink, 0.009) - 0.5) / 0.45, 0, 1)
+    hatching = line((x + y) * 40 % 1 / 40 - 0.5 / 40, 0.008, side)
+    drafted = np.maximum(rim, (0.34 + 0.5 * hatching) * ink) * np.clip(0.95 + 0.06 * fibres, 0, 1)
+    cover = np.clip(mix(ink, drafted, strength) + 0.12 * strength * blurred(ink, 0.012), 0, 1)
+    return lay(paper, readable(ground, picture[..., :3], (0.95, 0.98, 1.0)), cover)
+
+
+def centre_lines(ink: np.ndarray) -> np.ndarray:
+    """Cover [S, S] of the thin lines through the middle of what is drawn, dash and dot."""
+    side = len(ink)
+    x, y = places(side)
+    cover = np.zeros_like(ink)
+    for place, along, axis in ((x, y, 0), (y, x, 1)):
+        drawn = np.flatnonzero(ink.max(axis) > 0.5)
+        middle = (drawn[0] + drawn[-1] + 1) / 2 / side if len(drawn) else 0.5
+        turn = along * 14 % 1
+        dashes = (turn < 0.6) | ((turn > 0.74) & (turn < 0.86))
+        cover = np.maximum(cover, line(place - middle, 0.006, side) * dashes)
+    return cover
+
+
+def stamp(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """A worn rubber stamp on wrapping paper: ink that is missing in spots, thin in the middle and dark at the rim."""
+    side = len(picture)
+    pad = pick(rng, STAMP_INKS)
+    pulp, fibres = noise(rng, 120, 120, side), noise(rng, 90, 14, side) + noise(rng, 14, 90, side)
+    spots, press, specks = noise(rng, 34, 34, side), noise(rng, 3, 3, side), noise(rng, 90, 90, side)
+    shade = 0.018 * pulp + 0.016 * fibres
+    paper = mix(WHITE, np.asarray((0.83, 0.72, 0.56), np.float32), strength) + strength * shade[..., None]
+    ink = darkness(picture)
+    wavering = ramp(blurred(ink, 0.008) + 0.10 * specks, 0.5, 0.35)     # the edge of worn rubber
+    inside = np.clip(2 * blurred(ink, 0.02) - 1, 0, 1)                  # 1 far from the rim
+    wear = ramp(0.75 * spots + 0.55 * specks + 0.5 * press + 1.3 - 0.75 * inside, 0.1, 1.1)
+    cover = mix(ink, wavering * (0.08 + 0.88 * wear), strength)
+    return lay(paper, mix(picture[..., :3], pad * mix(1, paper, 0.35), strength), cover)
+
+
+def mosaic(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """A mosaic of glass: irregular tiles of one colour each, every one tilted a little, set in mortar."""
+    side, cells = len(picture), 24
+    offsets = rng.uniform(-0.30, 0.30, (2, cells, cells)).astype(np.float32)
+    tints = rng.standard_normal((cells * cells, 3), dtype=np.float32)
+    tilts = rng.standard_normal((cells * cells, 2), dtype=np.float32)
+    stone, rough = pick(rng, STONES), noise(rng, 128, 128, side)
+    tile, joint, away = tiles(offsets, side)
+    number = np.maximum(np.bincount(tile.ravel(), minlength=cells * cells), 1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (np.bincount(tile.ravel(), values.ravel(), cells * cells) / number).astype(np.float32)
+
+    alpha = picture[..., 3]
+    share = mean(alpha)
+    own = np.stack([mean(picture[..., c] * alpha) for c in range(3)], -1) / np.maximum(share, 1e-6)[:, None]
+    glass = np.where(share[:, None] > 0.45, own, stone)                 # [tiles, 3]
+    glass = np.clip(0.05 + 0.95 * glass * (1 + 0.07 * tints[:, :1]) + 0.02 * tints, 0.04, 1)
+    shine = (tilts[tile] * away).sum(-1) * 0.09 + 0.012 * rough
+    faces = np.clip(glass[tile] + shine[..., None], 0, 1)
+    open_joint = 1 - ramp(joint, 0.06, max(0.09, 1.2 * cells / side))
+    full = lay(faces, (0.58, 0.54, 0.49), open_joint)
+    return mix(on_white(picture), full, strength)
+
+
+def tiles(offsets: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cells around points that lie off the middles of a grid by offsets [2, C, C], in shares of a grid cell.
+
+    Returns for every pixel: its tile [S, S], the distance from the nearest joint [S, S], and its place in the tile,
+    seen from the point [S, S, 2]; lengths in grid cells.
+    """
+    cells = offsets.shape[1]
+    x, y = (place * cells for place in places(side))
+    column, row = x.astype(int), y.astype(int)
+    first = np.full((side, side), np.inf, np.float32)
+    second, tile, away = first.copy(), np.zeros((side, side), int), np.zeros((side, side, 2), np.float32)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            r, c = np.clip(row + down, 0, cells - 1), np.clip(column + right, 0, cells - 1)
+            dx, dy = x - c - 0.5 - offsets[0][r, c], y - r - 0.5 - offsets[1][r, c]
+            distance = np.hypot(dx, dy)
+            distance = np.where((r == row + down) & (c == column + right), distance, np.inf)
+            nearer = distance < first
+            second = np.where(nearer, first, np.minimum(second, distance))
+            first = np.where(nearer, distance, first)
+            tile = np.where(nearer, r * cells + c, tile)
+            away = np.where(nearer[..., None], np.stack([dx, dy], -1), away)
+    return tile, (second - first) / 2, away
+
+
+def cross_stitch(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Cross-stitch on evenweave cloth: one cross of cotton for every pixel of the pixel art, holes between them."""
+    side = len(picture)
+    cotton = pick(rng, THREADS)
+    dyes = rng.standard_normal((64, 64), dtype=np.float32)              # of each stitch
+    slub = noise(rng, 100, 30, side) + noise(rng, 30, 100, side)
+    ink = darkness(picture)
+    pitch, left, top = stitches(ink)
+    x, y = places(side)
+    column, row = (x - left) / pitch + 1, (y - top) / pitch + 1         # [1, S], [S, 1], in stitches
+    c, r = column.astype(int), row.astype(int)
+    u, v = column - c, row - r                                          # within the stitch, 0 to 1
+    edge = 1.2 / (pitch * side)                                         # a pixel and a bit, in stitches
+    cell = r * 64 + c
+    filled = np.bincount(cell.ravel(), ink.ravel(), 4096) / np.maximum(np.bincount(cell.ravel(), minlength=4096), 1)
+    stitched = (filled[cell] > 0.5).astype(np.float32)
+    weave = 0.5 * (np.cos(4 * np.pi * u) * np.cos(4 * np.pi * v)) + 0.35 * slub
+    hole = np.exp(-(np.minimum(u, 1 - u) ** 2 + np.minimum(v, 1 - v) ** 2) / 0.012)
+    cloth = mix(WHITE, np.asarray((0.93, 0.88, 0.78), np.float32), strength)
+    cloth = cloth + strength * (0.035 * weave - 0.42 * hole)[..., None]
+    shadow = blurred(stitched, 0.3 * pitch) * 0.22
+    cloth = cloth * (1 - strength * shadow[..., None])
+    dyed = cotton * (1 + 0.10 * dyes[r % 64, c % 64])[..., None]
+    for across, along in ((u - v, u + v), (u + v - 1, u - v)):          # the under thread, then the upper one
+        distance = np.abs(across) / np.sqrt(2)
+        body = 1 - ramp(distance, 0.21, max(0.06, edge))
+        round_ = np.clip(1 - (distance / 0.24) ** 2, 0, 1)
+        twist = 0.10 * np.sin(2 * np.pi * (2.5 * along + 2.2 * across))
+        lit = np.clip(dyed * (0.62 + 0.48 * round_ + twist)[..., None], 0, 1)
+        cloth = lay(cloth, lit, strength * stitched * body)
+    return mix(mix(on_white(picture), cloth, min(1, 2 * strength)), cloth, strength)
+
+
+def stitches(ink: np.ndarray) -> tuple[float, float, float]:
+    """The grid of a piece of pixel art [S, S]: (pitch, left, top) in shares of the side, 18 to 36 stitches a side.
+
+    The edges of the art lie on the lines of its grid: of all pitches the largest is taken at which the edges are
+    nearly as much in step as at the best one.
+    """
+    side = len(ink)
+    at = np.arange(1, side) / side
+    edges = [np.abs(np.diff(ink, axis=axis)).sum(1 - axis) for axis in (1, 0)]      # across x, across y
+    counts = np.arange(10, 36, 0.05)                                                # stitches a side
+    waves = np.exp(2j * np.pi * counts[:, None] * at)                               # [counts, S - 1]
+    sums = np.stack([waves @ edge for edge in edges])                               # [2, counts]
+    step = np.abs(sums).sum(0)
+    peaks = np.flatnonzero((step >= np.roll(step, 1)) & (step >= np.roll(step, -1)) & (step > 0.9 * step.max()))
+    best = peaks[0] if len(peaks) else step.argmax()
+    left, top = np.angle(sums[:, best]) / (2 * np.pi) / counts[best]
+    pitch = 1 / counts[best]
+    return (pitch if counts[best] >= 18 else pitch / 2), left % pitch, top % pitch
+
+
+TECHNIQUES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
+    "mosaic": mosaic, "blueprint": blueprint, "stamp": stamp, "chalk": chalk, "cross_stitch": cross_stitch}
+
+
+def draw(technique: str, picture: Image.Image, size: int, strength: float, seed: int) -> Image.Image:
+    """A drawing (RGBA, square) done again in a technique: RGB, size x size pixels.
+
+    The side of `picture` is a multiple of `size`: the technique works at its resolution, and the result is averaged.
+    strength: 0 to 1. seed: fixes every random draw. Raises UserError for a technique that does not exist.
+    """
+    if technique not in TECHNIQUES:
+        raise UserError(f"Unknown technique {technique!r}. Known: {', '.join(TECHNIQUES)}.")
+    pixels = np.asarray(picture.convert("RGBA"), np.float32) / 255                          # [S, S, 4]
+    drawn = TECHNIQUES[technique](pixels, strength, np.random.default_rng(seed))            # [S, S, 3]
+    times = len(drawn) // size
+    drawn = np.clip(drawn, 0, 1).reshape(size, times, size, times, 3).mean((1, 3))
+    return Image.fromarray(np.rint(drawn * 255).astype(np.uint8))
