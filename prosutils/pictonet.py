@@ -39,15 +39,18 @@ GALLERY_DOMAIN = "emoji"
 TIERS = ("near", "far")
 FAR_DOMAINS = {"clipart": "mosaic", "outline": "blueprint", "solid": "stamp", "sketch": "chalk", "pixel": "cross_stitch"}
 # The far tier's strengths, chosen on validation classes by benchmarks/far_strength.py before any method was compared.
-FAR_STRENGTH = {"mosaic": 1.0, "blueprint": 1.0, "stamp": 1.0, "chalk": 1.0, "cross_stitch": 1.0}
+FAR_STRENGTH = {"mosaic": 0.75, "blueprint": 1.0, "stamp": 1.0, "chalk": 1.0, "cross_stitch": 1.0}
 SIZES = (16, 2048)  # pixels of a drawing's side, smallest and largest
-TINTS = ("#fdf1e3", "#fbe9ea", "#e9f2fb", "#eef0f3", "#f6f2e6", "#e8f4ee")  # one per domain, in the contact sheet
+TINTS = {"emoji": "#fdf1e3", "clipart": "#fbe9ea", "outline": "#e9f2fb", "solid": "#eef0f3", "sketch": "#f6f2e6",
+         "pixel": "#e8f4ee", "mosaic": "#5f5a55", "blueprint": "#123a80", "stamp": "#d2b68d", "chalk": "#1f2a26",
+         "cross_stitch": "#ebdfc8"}  # behind a domain's row in the contact sheet
 SHEET = {  # class: which drawing of each domain the contact sheet shows
     "airplane": (2, 0, 1, 2, 1, 2), "apple": (1, 0, 0, 0, 0, 1), "bicycle": (3, 0, 1, 1, 1, 0),
     "burger": (0, 0, 0, 0, 1, 1), "camera": (0, 1, 0, 1, 0, 1), "castle": (1, 1, 0, 0, 0, 1),
     "cat": (2, 2, 0, 0, 1, 1), "flower": (3, 0, 1, 2, 2, 1), "ghost": (5, 1, 1, 1, 1, 0),
     "guitar": (3, 0, 0, 0, 1, 1), "house": (2, 4, 0, 2, 0, 1), "robot": (1, 2, 1, 0, 0, 1),
     "rocket": (4, 1, 0, 0, 0, 1), "sailboat": (1, 2, 0, 0, 1, 0), "umbrella": (2, 0, 3, 1, 0, 1)}
+DIAL = {"clipart": "guitar", "outline": "rocket", "solid": "cat", "sketch": "castle", "pixel": "house"}  # domain: class
 PENCIL_PIXELS = 128  # the pencil's filter costs time by the pixel and draws nothing finer than this
 STAMP = "pictonet.json"  # in a laid-out folder: which drawings it holds, and at what size
 
@@ -244,32 +247,65 @@ def draw_some(folder: Path, size: int, tier: str, strength: float | None, record
     return len(records)
 
 
-def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96) -> Image.Image:
+def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96, tier: str = "near",
+                  strength: float | None = None) -> Image.Image:
     """A picture of PictoNet: one row per domain, one column per class of `names`, labelled.
 
-    size: side of one drawing in pixels. Raises UserError for a class that PictoNet does not have.
+    size: side of one drawing in pixels. tier, strength: as for `load_drawing`. Raises UserError for a class that
+    PictoNet does not have, and as `load_drawing`.
     """
     known = sorted(name for group in classes().values() for name in group)
     if unknown := sorted(set(names) - set(known)):
         raise UserError(f"PictoNet has no class {', '.join(unknown)}. It has: {', '.join(known)}.")
-    gap, head, side = size // 3, round(size * 0.62), round(size * 1.35)
+    sides = {label: size if label in PICTONET_DOMAINS else round(size * 1.24) for label in tier_domains(tier)}
+    rows = [(label, TINTS[label], [load_drawing(shown(domain, name), sides[label], tier, strength) for name in names])
+            for domain, label in zip(PICTONET_DOMAINS, tier_domains(tier))]
+    return table_of_pictures([name.replace("_", " ") for name in names], rows, size)
+
+
+def dial_sheet(strengths: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), size: int = 144) -> Image.Image:
+    """A picture of the far tier's dial: one drawing per technique, in one column per strength."""
+    rows = [(technique, "#eef0f3", [load_drawing(shown(domain, DIAL[domain]), size, "far", strength)
+                                    for strength in strengths]) for domain, technique in FAR_DOMAINS.items()]
+    return table_of_pictures([f"{strength:g}" for strength in strengths], rows, size)
+
+
+def shown(domain: str, name: str) -> dict:
+    """The record of the drawing that stands for a class in the sheets; domain: of the near tier."""
+    found = [record for record in manifest() if (record["domain"], record["class"]) == (domain, name)]
+    return found[SHEET[name][PICTONET_DOMAINS.index(domain)] if name in SHEET else 0]
+
+
+def table_of_pictures(heads: Sequence[str], rows: Sequence[tuple[str, str, list[Image.Image]]],
+                      size: int) -> Image.Image:
+    """Pictures in cells of size x size pixels, or a little larger, with a head over each column.
+
+    A row is (label, colour of its band, pictures).
+    """
+    gap, head, bold = size // 3, round(size * 0.62), _font(size, 0.21, "bold")
+    labels = [label.replace("_", "-") for label, *_ in rows]
+    side = max(round(size * 1.35), *(round(bold.getlength(label) + gap * 1.2) for label in labels))
     step = size + gap
-    width, height = side + len(names) * step + gap, head + len(PICTONET_DOMAINS) * (step + gap // 3)
+    width, height = side + len(heads) * step + gap, head + len(rows) * (step + gap // 3)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(names):
-        draw.text((side + gap // 2 + column * step + step / 2, head * 0.62), name.replace("_", " "), "#444444",
+    for column, text in enumerate(heads):
+        draw.text((side + gap // 4 + column * step + step / 2, head * 0.62), text, "#444444",
                   _font(size, 0.17, "normal"), "mm")
-    for row, (domain, tint) in enumerate(zip(PICTONET_DOMAINS, TINTS)):
+    for row, (label, (domain, tint, pictures)) in enumerate(zip(labels, rows)):
         top = head + row * (step + gap // 3)
         draw.rounded_rectangle((side, top, sheet.width - gap // 2, top + step - 1), size // 5, tint)
-        draw.text((side - gap * 0.7, top + step / 2), domain, "#222222", _font(size, 0.21, "bold"), "rm")
-        for column, name in enumerate(names):
-            number = SHEET[name][row] if name in SHEET else 0
-            found = [record for record in manifest() if (record["domain"], record["class"]) == (domain, name)]
-            place = (side + gap // 2 + column * step + gap // 2, top + gap // 2)
-            band = sheet.crop((*place, place[0] + size, place[1] + size))
-            sheet.paste(ImageChops.multiply(band, load_drawing(found[number], size)), place)
+        draw.text((side - gap * 0.7, top + step / 2), label, "#222222", bold, "rm")
+        for column, picture in enumerate(pictures):
+            wider = (picture.width - size) // 2
+            place = (side + gap // 4 + column * step + gap // 2 - wider, top + gap // 2 - wider)
+            if domain in PICTONET_DOMAINS:                          # on white: let the band's colour through
+                band = sheet.crop((*place, place[0] + size, place[1] + size))
+                sheet.paste(ImageChops.multiply(band, picture), place)
+            else:
+                corners = Image.new("L", picture.size)
+                ImageDraw.Draw(corners).rounded_rectangle((0, 0, picture.width - 1, picture.height - 1), size // 9, 255)
+                sheet.paste(picture, place, corners)
     return sheet
 
 

@@ -20,7 +20,7 @@ WHITE = np.ones(3, np.float32)
 CHALKS = ((0.96, 0.96, 0.92), (0.96, 0.96, 0.92), (0.98, 0.90, 0.60), (0.99, 0.75, 0.76), (0.66, 0.86, 0.97))
 STAMP_INKS = ((0.76, 0.11, 0.13), (0.11, 0.22, 0.56), (0.36, 0.13, 0.47), (0.05, 0.38, 0.30))
 THREADS = ((0.73, 0.09, 0.14), (0.10, 0.24, 0.50), (0.07, 0.37, 0.26), (0.48, 0.13, 0.42), (0.76, 0.33, 0.08))
-STONES = ((0.97, 0.94, 0.86), (0.88, 0.94, 0.95), (0.96, 0.91, 0.88))  # what lies around a mosaic's figure
+STONES = ((0.93, 0.76, 0.42), (0.58, 0.78, 0.86), (0.90, 0.66, 0.55))  # gold, sky and clay: a mosaic's ground
 
 
 # ---- parts ------------------------------------------------------------------------------------------------------
@@ -99,8 +99,10 @@ def chalk(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     ground = darkened((0.13, 0.19, 0.17), strength)
     board = ground + strength * (0.035 * wiped + 0.022 * swept + 0.02 * grain)[..., None]
     ink = darkness(picture)
+    erased = ndimage.uniform_filter1d(np.roll(ink, round(0.07 * side), axis=1), round(0.12 * side), axis=1)
+    board = board + 0.16 * strength * (erased * (1 + 0.4 * swept))[..., None]
     broad = np.maximum(ink, 1.6 * blurred(ink, 0.008))
-    skips = ramp(grain + 0.5 * pressure + 3.2 * broad, 2.2, 1.6) * np.minimum(broad, 1)
+    skips = ramp(grain + 0.7 * pressure + 3.0 * broad, 2.5, 1.6) * np.minimum(broad, 1)
     cover = np.clip(mix(ink, skips, strength) + 0.16 * strength * blurred(ink, 0.03), 0, 1)
     return lay(board, readable(ground, picture[..., :3], stick), cover)
 
@@ -114,14 +116,14 @@ def blueprint(picture: np.ndarray, strength: float, rng: np.random.Generator) ->
     ground = darkened((0.06, 0.23, 0.53), strength)
     light = 0.018 * fibres + 0.035 * stains + 0.10 * (line(x - folds[0], 0.006, side) + line(y - folds[1], 0.006, side))
     paper = ground + strength * light[..., None]
-    for cells, width, density in ((32, 0.003, 0.16), (8, 0.005, 0.30)):
+    for cells, width, density in ((32, 0.004, 0.22), (8, 0.007, 0.42)):
         grid = np.maximum(*(line((place * cells + 0.5) % 1 / cells - 0.5 / cells, width, side) for place in (x, y)))
         paper = lay(paper, (0.62, 0.80, 0.98), strength * density * grid)
     ink = darkness(picture)
     paper = lay(paper, (0.75, 0.88, 1.0), 0.5 * strength * centre_lines(ink))
     rim = 1 - np.clip(np.abs(blurred(ink, 0.009) - 0.5) / 0.45, 0, 1)
     hatching = line((x + y) * 40 % 1 / 40 - 0.5 / 40, 0.008, side)
-    drafted = np.maximum(rim, (0.34 + 0.5 * hatching) * ink) * np.clip(0.95 + 0.06 * fibres, 0, 1)
+    drafted = np.maximum(rim, (0.20 + 0.45 * hatching) * ink) * np.clip(0.95 + 0.06 * fibres, 0, 1)
     cover = np.clip(mix(ink, drafted, strength) + 0.12 * strength * blurred(ink, 0.012), 0, 1)
     return lay(paper, readable(ground, picture[..., :3], (0.95, 0.98, 1.0)), cover)
 
@@ -151,7 +153,7 @@ def stamp(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     ink = darkness(picture)
     wavering = ramp(blurred(ink, 0.008) + 0.10 * specks, 0.5, 0.35)     # the edge of worn rubber
     inside = np.clip(2 * blurred(ink, 0.02) - 1, 0, 1)                  # 1 far from the rim
-    wear = ramp(0.75 * spots + 0.55 * specks + 0.5 * press + 1.3 - 0.75 * inside, 0.1, 1.1)
+    wear = ramp(0.8 * spots + 0.6 * specks + 0.55 * press + 1.05 - 0.75 * inside, 0.1, 1.1)
     cover = mix(ink, wavering * (0.08 + 0.88 * wear), strength)
     return lay(paper, mix(picture[..., :3], pad * mix(1, paper, 0.35), strength), cover)
 
@@ -162,7 +164,7 @@ def mosaic(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np
     offsets = rng.uniform(-0.30, 0.30, (2, cells, cells)).astype(np.float32)
     tints = rng.standard_normal((cells * cells, 3), dtype=np.float32)
     tilts = rng.standard_normal((cells * cells, 2), dtype=np.float32)
-    stone, rough = pick(rng, STONES), noise(rng, 128, 128, side)
+    rough = noise(rng, 128, 128, side)
     tile, joint, away = tiles(offsets, side)
     number = np.maximum(np.bincount(tile.ravel(), minlength=cells * cells), 1)
 
@@ -172,12 +174,15 @@ def mosaic(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np
     alpha = picture[..., 3]
     share = mean(alpha)
     own = np.stack([mean(picture[..., c] * alpha) for c in range(3)], -1) / np.maximum(share, 1e-6)[:, None]
-    glass = np.where(share[:, None] > 0.45, own, stone)                 # [tiles, 3]
-    glass = np.clip(0.05 + 0.95 * glass * (1 + 0.07 * tints[:, :1]) + 0.02 * tints, 0.04, 1)
-    shine = (tilts[tile] * away).sum(-1) * 0.09 + 0.012 * rough
+    ground = max(np.asarray(STONES, np.float32), key=lambda stone: (share[:, None] * np.abs(own - stone)).sum())
+    glass = np.where(share[:, None] > 0.45, own, ground)                # [tiles, 3]
+    glass = 0.05 + 0.92 * glass * (1 + 0.09 * tints[:, :1]) + 0.02 * tints
+    shine = (tilts[tile] * away).sum(-1) * 0.12 + 0.012 * rough
+    lit = -away.sum(-1) / (np.abs(away).sum(-1) + 0.05)                 # from the upper left
+    shine = shine + 0.16 * lit * (1 - ramp(joint, 0.16, 0.16))
     faces = np.clip(glass[tile] + shine[..., None], 0, 1)
-    open_joint = 1 - ramp(joint, 0.06, max(0.09, 1.2 * cells / side))
-    full = lay(faces, (0.58, 0.54, 0.49), open_joint)
+    open_joint = 1 - ramp(joint, 0.05, max(0.07, 1.2 * cells / side))
+    full = lay(faces, (0.30, 0.27, 0.25), open_joint)
     return mix(on_white(picture), full, strength)
 
 
@@ -225,18 +230,19 @@ def cross_stitch(picture: np.ndarray, strength: float, rng: np.random.Generator)
     weave = 0.5 * (np.cos(4 * np.pi * u) * np.cos(4 * np.pi * v)) + 0.35 * slub
     hole = np.exp(-(np.minimum(u, 1 - u) ** 2 + np.minimum(v, 1 - v) ** 2) / 0.012)
     cloth = mix(WHITE, np.asarray((0.93, 0.88, 0.78), np.float32), strength)
-    cloth = cloth + strength * (0.035 * weave - 0.42 * hole)[..., None]
+    cloth = cloth + strength * (0.06 * weave - 0.55 * hole)[..., None]
     shadow = blurred(stitched, 0.3 * pitch) * 0.22
     cloth = cloth * (1 - strength * shadow[..., None])
-    dyed = cotton * (1 + 0.10 * dyes[r % 64, c % 64])[..., None]
+    cloth = lay(cloth, picture[..., :3], (1 - strength) * ink)
+    dyed = cotton * (1 + 0.22 * dyes[r % 64, c % 64])[..., None]
     for across, along in ((u - v, u + v), (u + v - 1, u - v)):          # the under thread, then the upper one
         distance = np.abs(across) / np.sqrt(2)
-        body = 1 - ramp(distance, 0.21, max(0.06, edge))
-        round_ = np.clip(1 - (distance / 0.24) ** 2, 0, 1)
+        body = 1 - ramp(distance, 0.17, max(0.06, edge))
+        round_ = np.clip(1 - (distance / 0.20) ** 2, 0, 1)
         twist = 0.10 * np.sin(2 * np.pi * (2.5 * along + 2.2 * across))
         lit = np.clip(dyed * (0.62 + 0.48 * round_ + twist)[..., None], 0, 1)
-        cloth = lay(cloth, lit, strength * stitched * body)
-    return mix(mix(on_white(picture), cloth, min(1, 2 * strength)), cloth, strength)
+        cloth = lay(cloth, lit * strength, min(1, 4 * strength) * stitched * body)
+    return cloth
 
 
 def stitches(ink: np.ndarray) -> tuple[float, float, float]:
