@@ -15,6 +15,7 @@ import io
 import json
 import math
 import multiprocessing
+import numbers
 import os
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def far_strengths(strength: float | None = None) -> dict[str, float]:
     """{technique: strength} of the far tier: the chosen ones, or one for all. Raises UserError outside 0 to 1."""
     if strength is None:
         return FAR_STRENGTH
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:   # nan is not
+    if isinstance(strength, bool) or not isinstance(strength, numbers.Real) or not 0 <= strength <= 1:   # nan is not
         raise UserError(f"The far tier's strength is a number from 0 (the near tier) to 1, not {strength!r}.")
     return dict.fromkeys(FAR_DOMAINS.values(), float(strength))
 
@@ -111,7 +112,7 @@ def check_tier(tier: str, strength: float | None = None) -> None:
 def check_size(size: int) -> None:
     """Raises UserError for a size that PictoNet is not drawn at."""
     low, high = SIZES
-    if isinstance(size, bool) or not isinstance(size, int) or not low <= size <= high:
+    if not isinstance(size, numbers.Integral) or not low <= size <= high:
         raise UserError(f"PictoNet cannot be drawn at {size} pixels; ask for {low} or more, at most {high:,} "
                         "(mini-CLIP: 64, CLIP: 224).")
 
@@ -196,9 +197,8 @@ def is_laid_out(folder: Path, size: int, tier: str = "near", strength: float | N
 
 
 def replace_folder(folder: Path, size: int, progress: bool, jobs: int, tier: str, strength: float | None) -> None:
-    """Draw beside `folder` and move it there in one step."""
-    if folder.exists() and read_stamp(folder) is None and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not PictoNet; choose a new or empty folder.")
+    """Draw beside `folder` and move it there in one step, if nothing of the user's is lost by that."""
+    check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".pictonet-", dir=folder.parent) as work:
@@ -208,6 +208,22 @@ def replace_folder(folder: Path, size: int, progress: bool, jobs: int, tier: str
             os.replace(Path(work) / "new", folder)
     except OSError as error:
         raise UserError(f"Cannot write PictoNet to {folder} ({error.strerror}); choose another folder.") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises UserError where a folder holds anything but PictoNet: it is to be kept."""
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+        return
+    if read_stamp(folder) is None:
+        if (folder / STAMP).exists():
+            raise UserError(f"{folder} holds a damaged copy of PictoNet ({STAMP} cannot be read); delete the folder, or "
+                            "choose another.")
+        raise UserError(f"{folder} exists and is not PictoNet; choose a new or empty folder.")
+    drawings, files = set(folder.glob("*/*/*.png")), (path for path in folder.rglob("*") if path.is_file())
+    others = [path for path in files if path not in drawings and path.name != STAMP and not path.name.startswith(".")]
+    if others:
+        raise UserError(f"{folder} is PictoNet of another version, size or strength, and {min(others).name} in it is "
+                        "not part of it; move that file, or choose another folder.")
 
 
 def read_stamp(folder: Path) -> dict | None:

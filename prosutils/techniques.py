@@ -45,9 +45,11 @@ def on_white(picture: np.ndarray) -> np.ndarray:
     return mix(WHITE, picture[..., :3], picture[..., 3:])
 
 
-def darkness(picture: np.ndarray) -> np.ndarray:
-    """[S, S, 4] -> [S, S]: where the drawing has ink of any colour, 0 on white paper."""
-    return 1 - on_white(picture).min(-1)
+def ink_of(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[S, S, 4] -> how densely ink of any colour lies [S, S], and its colour [S, S, 3]: both give the drawing on white."""
+    missing = 1 - on_white(picture)
+    ink = missing.max(-1)
+    return ink, 1 - missing / np.maximum(ink, 1e-6)[..., None]
 
 
 def places(side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,9 +75,14 @@ def line(distance: np.ndarray, width: float, side: int) -> np.ndarray:
     return np.clip((reach / 2 - np.abs(distance)) * side + 0.5, 0, 1) * (width / reach)
 
 
+def eased(strength: float) -> float:
+    """0 to 1 as the strength, faster at first."""
+    return 1 - (1 - strength) ** 2
+
+
 def darkened(dark: tuple[float, float, float], strength: float) -> np.ndarray:
     """The ground [3] on its way from white paper to a dark board: it is half dark at a strength of .3."""
-    return mix(WHITE, np.asarray(dark, np.float32), 1 - (1 - strength) ** 2)
+    return mix(WHITE, np.asarray(dark, np.float32), eased(strength))
 
 
 def readable(ground: np.ndarray, drawing: np.ndarray, light: np.ndarray) -> np.ndarray:
@@ -98,13 +105,13 @@ def chalk(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     grain, pressure = noise(rng, 150, 150, side), noise(rng, 9, 9, side)
     ground = darkened((0.13, 0.19, 0.17), strength)
     board = ground + strength * (0.035 * wiped + 0.022 * swept + 0.02 * grain)[..., None]
-    ink = darkness(picture)
+    ink, colour = ink_of(picture)
     erased = ndimage.uniform_filter1d(np.roll(ink, round(0.07 * side), axis=1), round(0.12 * side), axis=1)
     board = board + 0.16 * strength * (erased * (1 + 0.4 * swept))[..., None]
     broad = np.maximum(ink, 1.6 * blurred(ink, 0.008))
     skips = ramp(grain + 0.7 * pressure + 3.0 * broad, 2.5, 1.6) * np.minimum(broad, 1)
     cover = np.clip(mix(ink, skips, strength) + 0.16 * strength * blurred(ink, 0.03), 0, 1)
-    return lay(board, readable(ground, picture[..., :3], stick), cover)
+    return lay(board, readable(ground, colour, stick), cover)
 
 
 def blueprint(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -119,13 +126,13 @@ def blueprint(picture: np.ndarray, strength: float, rng: np.random.Generator) ->
     for cells, width, density in ((32, 0.004, 0.22), (8, 0.007, 0.42)):
         grid = np.maximum(*(line((place * cells + 0.5) % 1 / cells - 0.5 / cells, width, side) for place in (x, y)))
         paper = lay(paper, (0.62, 0.80, 0.98), strength * density * grid)
-    ink = darkness(picture)
+    ink, colour = ink_of(picture)
     paper = lay(paper, (0.75, 0.88, 1.0), 0.5 * strength * centre_lines(ink))
     rim = 1 - np.clip(np.abs(blurred(ink, 0.009) - 0.5) / 0.45, 0, 1)
     hatching = line((x + y) * 40 % 1 / 40 - 0.5 / 40, 0.008, side)
     drafted = np.maximum(rim, (0.20 + 0.45 * hatching) * ink) * np.clip(0.95 + 0.06 * fibres, 0, 1)
-    cover = np.clip(mix(ink, drafted, strength) + 0.12 * strength * blurred(ink, 0.012), 0, 1)
-    return lay(paper, readable(ground, picture[..., :3], (0.95, 0.98, 1.0)), cover)
+    cover = np.clip(mix(ink, drafted, eased(strength)) + 0.12 * strength * blurred(ink, 0.012), 0, 1)
+    return lay(paper, readable(ground, colour, (0.95, 0.98, 1.0)), cover)
 
 
 def centre_lines(ink: np.ndarray) -> np.ndarray:
@@ -150,12 +157,12 @@ def stamp(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     spots, press, specks = noise(rng, 34, 34, side), noise(rng, 3, 3, side), noise(rng, 90, 90, side)
     shade = 0.018 * pulp + 0.016 * fibres
     paper = mix(WHITE, np.asarray((0.83, 0.72, 0.56), np.float32), strength) + strength * shade[..., None]
-    ink = darkness(picture)
+    ink, colour = ink_of(picture)
     wavering = ramp(blurred(ink, 0.008) + 0.10 * specks, 0.5, 0.35)     # the edge of worn rubber
     inside = np.clip(2 * blurred(ink, 0.02) - 1, 0, 1)                  # 1 far from the rim
     wear = ramp(0.8 * spots + 0.6 * specks + 0.55 * press + 1.05 - 0.75 * inside, 0.1, 1.1)
     cover = mix(ink, wavering * (0.08 + 0.88 * wear), strength)
-    return lay(paper, mix(picture[..., :3], pad * mix(1, paper, 0.35), strength), cover)
+    return lay(paper, mix(colour, pad * mix(1, paper, 0.35), strength), cover)
 
 
 def mosaic(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -217,7 +224,7 @@ def cross_stitch(picture: np.ndarray, strength: float, rng: np.random.Generator)
     cotton = pick(rng, THREADS)
     dyes = rng.standard_normal((64, 64), dtype=np.float32)              # of each stitch
     slub = noise(rng, 100, 30, side) + noise(rng, 30, 100, side)
-    ink = darkness(picture)
+    ink, colour = ink_of(picture)
     pitch, left, top = stitches(ink)
     x, y = places(side)
     column, row = (x - left) / pitch + 1, (y - top) / pitch + 1         # [1, S], [S, 1], in stitches
@@ -233,8 +240,8 @@ def cross_stitch(picture: np.ndarray, strength: float, rng: np.random.Generator)
     cloth = cloth + strength * (0.06 * weave - 0.55 * hole)[..., None]
     shadow = blurred(stitched, 0.3 * pitch) * 0.22
     cloth = cloth * (1 - strength * shadow[..., None])
-    cloth = lay(cloth, picture[..., :3], (1 - strength) * ink)
-    dyed = cotton * (1 + 0.22 * dyes[r % 64, c % 64])[..., None]
+    cloth = lay(cloth, colour, (1 - strength) * ink)
+    dyed = cotton * (1 + 0.22 * dyes[r, c])[..., None]
     for across, along in ((u - v, u + v), (u + v - 1, u - v)):          # the under thread, then the upper one
         distance = np.abs(across) / np.sqrt(2)
         body = 1 - ramp(distance, 0.17, max(0.06, edge))
@@ -261,8 +268,8 @@ def stitches(ink: np.ndarray) -> tuple[float, float, float]:
     peaks = np.flatnonzero((step >= np.roll(step, 1)) & (step >= np.roll(step, -1)) & (step > 0.9 * step.max()))
     best = peaks[0] if len(peaks) else step.argmax()
     left, top = np.angle(sums[:, best]) / (2 * np.pi) / counts[best]
-    pitch = 1 / counts[best]
-    return (pitch if counts[best] >= 18 else pitch / 2), left % pitch, top % pitch
+    pitch = float(1 / counts[best])
+    return pitch if counts[best] >= 18 else pitch / 2, float(left) % pitch, float(top) % pitch
 
 
 TECHNIQUES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {

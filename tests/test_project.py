@@ -21,10 +21,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them.
-ORDER = ("config", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts", "simulator",
-         "pros", "ablations", "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises", "training",
-         "released", "experiment", "grid", "own_images", "pictures", "diagrams", "result_plots", "plots", "widget_parts",
-         "widgets", "cli", "__main__")
+ORDER = ("config", "techniques", "pictonet", "image_files", "domains", "splits", "benchmarks", "backbone", "prompts",
+         "simulator", "pros", "ablations", "baselines", "evaluation", "tasks_training", "tasks_measuring", "exercises",
+         "training", "released", "experiment", "grid", "own_images", "pictures", "diagrams", "result_plots", "plots",
+         "widget_parts", "widgets", "cli", "__main__")
 MODULES = sorted(path for path in (ROOT / "prosutils").glob("*.py") if path.stem != "__init__")
 
 
