@@ -38,7 +38,8 @@ from prosutils.config import UserError, only_one
 PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"
 TIERS = ("near", "far")
-FAR_DOMAINS = {"clipart": "mosaic", "outline": "blueprint", "solid": "stamp", "sketch": "chalk", "pixel": "cross_stitch"}
+FAR_DOMAINS = {"clipart": "mosaic", "outline": "blueprint", "solid": "stamp", "sketch": "chalk",
+               "pixel": "cross_stitch"}  # near tier's domain: technique
 # The far tier's strengths, chosen on validation classes by benchmarks/far_strength.py before any method was compared.
 FAR_STRENGTH = {"mosaic": 0.75, "blueprint": 1.0, "stamp": 1.0, "chalk": 1.0, "cross_stitch": 1.0}
 SIZES = (16, 2048)  # pixels of a drawing's side, smallest and largest
@@ -216,8 +217,8 @@ def check_replaceable(folder: Path) -> None:
         return
     if read_stamp(folder) is None:
         if (folder / STAMP).exists():
-            raise UserError(f"{folder} holds a damaged copy of PictoNet ({STAMP} cannot be read); delete the folder, or "
-                            "choose another.")
+            raise UserError(f"{folder} holds a damaged copy of PictoNet ({STAMP} cannot be read); delete the folder, "
+                            "or choose another.")
         raise UserError(f"{folder} exists and is not PictoNet; choose a new or empty folder.")
     drawings, files = set(folder.glob("*/*/*.png")), (path for path in folder.rglob("*") if path.is_file())
     others = [path for path in files if path not in drawings and path.name != STAMP and not path.name.startswith(".")]

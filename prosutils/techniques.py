@@ -1,4 +1,4 @@
-"""The techniques of PictoNet's far tier: a drawing done again in chalk, as a blueprint, a stamp, a mosaic, cross-stitch.
+"""The techniques of PictoNet's far tier: mosaic, blueprint, worn stamp, chalk and cross-stitch.
 
 A technique is a function `(picture, strength, rng) -> picture`. picture [S, S, 4]: red, green, blue and alpha, float32
 in [0, 1], not premultiplied. strength: 0 gives the drawing on white as it is, 1 the full technique. The result is
@@ -46,7 +46,7 @@ def on_white(picture: np.ndarray) -> np.ndarray:
 
 
 def ink_of(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[S, S, 4] -> how densely ink of any colour lies [S, S], and its colour [S, S, 3]: both give the drawing on white."""
+    """[S, S, 4] -> (how densely ink lies [S, S], its colour [S, S, 3]); laid on white they give the drawing again."""
     missing = 1 - on_white(picture)
     ink = missing.max(-1)
     return ink, 1 - missing / np.maximum(ink, 1e-6)[..., None]
