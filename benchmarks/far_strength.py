@@ -6,6 +6,7 @@
 validation classes' drawings of one domain and the gallery is the same classes' emoji. It is smaller than the gallery
 of the tests, so the numbers are higher: compare them with those at strength 0, which is the near tier.
 """
+
 import argparse
 from pathlib import Path
 
@@ -31,22 +32,34 @@ def features(clip: PromptableCLIP, pictures: list[Image.Image]) -> torch.Tensor:
 def measure(clip: PromptableCLIP, strengths: tuple[float, ...], size: int) -> pd.DataFrame:
     """One row per technique and strength: technique, strength, chosen, queries, gallery, mAP@200."""
     classes = pictonet.classes()["val"]
-    records = {domain: [record for record in pictonet.manifest()
-                        if record["domain"] == domain and record["class"] in classes]
-               for domain in pictonet.PICTONET_DOMAINS}
-    labels = {domain: torch.tensor([classes.index(record["class"]) for record in found])
-              for domain, found in records.items()}
+    records = {
+        domain: [record for record in pictonet.manifest() if record["domain"] == domain and record["class"] in classes]
+        for domain in pictonet.PICTONET_DOMAINS
+    }
+    labels = {
+        domain: torch.tensor([classes.index(record["class"]) for record in found]) for domain, found in records.items()
+    }
     emoji = records[pictonet.GALLERY_DOMAIN]
     gallery = features(clip, [pictonet.load_drawing(record, size) for record in emoji])
-    cases = [(domain, technique, strength) for domain, technique in pictonet.FAR_DOMAINS.items()
-             for strength in sorted({*strengths, pictonet.FAR_STRENGTH[technique]})]
+    cases = [
+        (domain, technique, strength)
+        for domain, technique in pictonet.FAR_DOMAINS.items()
+        for strength in sorted({*strengths, pictonet.FAR_STRENGTH[technique]})
+    ]
     rows = []
     for domain, technique, strength in tqdm(cases, unit=" cases"):
         query = features(clip, [pictonet.load_drawing(record, size, "far", strength) for record in records[domain]])
         metrics = retrieval_metrics(query, labels[domain], gallery, labels[pictonet.GALLERY_DOMAIN], ap_norm="relevant")
-        rows.append({"technique": technique, "strength": strength,
-                     "chosen": strength == pictonet.FAR_STRENGTH[technique], "queries": len(query),
-                     "gallery": len(gallery), "mAP@200": round(metrics["mAP@200"], 4)})
+        rows.append(
+            {
+                "technique": technique,
+                "strength": strength,
+                "chosen": strength == pictonet.FAR_STRENGTH[technique],
+                "queries": len(query),
+                "gallery": len(gallery),
+                "mAP@200": round(metrics["mAP@200"], 4),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -58,8 +71,12 @@ def main():
     table = measure(load_clip("mini"), tuple(args.strengths), size=64)
     write_table(table, args.table)
     print(table.pivot(index="technique", columns="strength", values="mAP@200").round(3).to_string(na_rep=""))
-    print("Chosen strengths:", f"{table[table.chosen]['mAP@200'].mean():.3f}", "on average; near tier:",
-          f"{table[table.strength == 0]['mAP@200'].mean():.3f}")
+    print(
+        "Chosen strengths:",
+        f"{table[table.chosen]['mAP@200'].mean():.3f}",
+        "on average; near tier:",
+        f"{table[table.strength == 0]['mAP@200'].mean():.3f}",
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ ships).
 pictonet_sheet.png, pictonet_far_sheet.png: the two tiers of the benchmark. pictonet_dial.png: the far tier from weak to
 strong. results_baselines.png: the runs of results_baselines.csv.
 """
+
 import argparse
 from pathlib import Path
 
@@ -34,8 +35,10 @@ def banner(artifacts):
     row = int(split.query[shown])
     large = ImageDomains.from_folder(pictonet.lay_out(pictonet.default_folder(224), 224))
     before, after = precision["zero-shot"].mean(), precision["pros"].mean()
-    subtitle = (f"A sketch asks, emoji answer; neither sketches nor this class were trained on. "
-                f"All {len(gain)} sketches: mAP@200 {before:.3f}, trained {after:.3f}.")
+    subtitle = (
+        f"A sketch asks, emoji answer; neither sketches nor this class were trained on. "
+        f"All {len(gain)} sketches: mAP@200 {before:.3f}, trained {after:.3f}."
+    )
     figure = plots.benchmark_banner(large, row, {name: rows[shown] for name, rows in ranked.items()}, subtitle=subtitle)
     plots.save(figure, HERE / "banner.png")
 

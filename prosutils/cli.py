@@ -1,4 +1,5 @@
 """`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: all without a notebook."""
+
 import argparse
 import os
 import sys
@@ -25,8 +26,9 @@ COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", 
 def draw(args):
     """Lay PictoNet out as domain/class/image.png."""
     which = dict(tier=args.tier, strength=args.strength)
-    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size, **which), args.size,
-                              jobs=os.cpu_count() or 1, **which)
+    folder = pictonet.lay_out(
+        args.to or pictonet.default_folder(args.size, **which), args.size, jobs=os.cpu_count() or 1, **which
+    )
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
@@ -61,18 +63,27 @@ def train(args):
 def describe(run):
     """What will be trained on and measured, in a few lines."""
     split, domains = run.split, ", ".join(run.split.train_domains)
-    lines = [f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
-             f"domains {domains}",
-             f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
-             f"classes; {len(split.train)} training images; on {run.device}",
-             "Parts of the first measurement:", split.table().to_string()]
+    lines = [
+        f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
+        f"domains {domains}",
+        f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
+        f"classes; {len(split.train)} training images; on {run.device}",
+        "Parts of the first measurement:",
+        split.table().to_string(),
+    ]
     if run.benchmark:
         counts, sizes = run.data.counts(), run.benchmark.compare_sizes(run.splits)
-        lines += [f"Sizes of the protocols of {run.benchmark.name}:", sizes.to_string(),
-                  *run.benchmark.faults(counts), *run.benchmark.surplus(counts)]
+        lines += [
+            f"Sizes of the protocols of {run.benchmark.name}:",
+            sizes.to_string(),
+            *run.benchmark.faults(counts),
+            *run.benchmark.surplus(counts),
+        ]
     if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
-        lines.append("Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
-                     "takes real CLIP.")
+        lines.append(
+            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
+            "takes real CLIP."
+        )
     return "\n".join(lines)
 
 
@@ -93,11 +104,15 @@ def evaluate(args):
     run = experiment(args)
     if set(model.classes) & set(run.split.unseen_classes):
         overlap = ", ".join(sorted(set(model.classes) & set(run.split.unseen_classes)))
-        raise UserError(f"The checkpoint was trained on classes that are unseen here: {overlap}. Give the unseen classes "
-                        "of its training with --unseen-classes.")
+        raise UserError(
+            f"The checkpoint was trained on classes that are unseen here: {overlap}. Give the unseen classes "
+            "of its training with --unseen-classes."
+        )
     if run.split.unseen_domain in model.domains:
-        raise UserError(f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
-                        f"{', '.join(model.domains)}.")
+        raise UserError(
+            f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
+            f"{', '.join(model.domains)}."
+        )
     report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
 
 
@@ -110,8 +125,11 @@ def searching_model(args):
 
 def searched_data(args, config):
     """The folder of --data, or PictoNet where the preset means it."""
-    folder = args.data or (pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
-                           if config.dataset == "pictonet" else None)
+    folder = args.data or (
+        pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
+        if config.dataset == "pictonet"
+        else None
+    )
     if folder is None:
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
     return ImageDomains.from_folder(folder)
@@ -164,8 +182,18 @@ def search(args):
 
 def ablate(args):
     """Measure grids of baselines, ablations and switches over held-out domains and seeds; goes on where it stopped."""
-    table = run_grid(args.grids, args.preset, held_out_domains(args), args.seeds, args.table, args.artifacts, args.jobs,
-                     parse_settings(args.set), args.data, args.cases)
+    table = run_grid(
+        args.grids,
+        args.preset,
+        held_out_domains(args),
+        args.seeds,
+        args.table,
+        args.artifacts,
+        args.jobs,
+        parse_settings(args.set),
+        args.data,
+        args.cases,
+    )
     for grid in args.grids:
         rows = table[table.case.isin(GRIDS[grid]) & (table.preset == args.preset)]
         print(f"\n{grid}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds\n{markdown(rows)}")
@@ -182,7 +210,9 @@ def held_out_domains(args):
     if preset.dataset == "pictonet" and not args.data:
         return [domain for domain in pictonet.PICTONET_DOMAINS if domain != pictonet.GALLERY_DOMAIN]
     if preset.dataset not in benchmark_names():
-        raise UserError("--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder.")
+        raise UserError(
+            "--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder."
+        )
     return list(load_benchmark(preset.dataset).query_domain)
 
 
@@ -195,8 +225,10 @@ def tutorial(args):
         models[method], history = run.fit(method)
         tables.append(run.evaluate(models[method]))
         if len(history):
-            print(f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
-                  f"{history['val_mAP@200'].max():.3f}")
+            print(
+                f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
+                f"{history['val_mAP@200'].max():.3f}"
+            )
     report(run, pd.concat(tables))
     for path in plots.tutorial_figures(run, models, Path(args.artifacts) / "figures"):
         print(f"Drawn: {path}")
@@ -221,8 +253,13 @@ def parser():
         added.add_argument("--seed", type=int)
         added.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
         added.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where runs and results go")
-        added.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
-                           help="replace settings: " + ", ".join(setting_names(PRESETS["mini"])))
+        added.add_argument(
+            "--set",
+            nargs="+",
+            default=[],
+            metavar="NAME=VALUE",
+            help="replace settings: " + ", ".join(setting_names(PRESETS["mini"])),
+        )
 
     drawing = command(draw)
     drawing.add_argument("--size", type=int, default=64, help="pixels (default 64)")
@@ -259,14 +296,16 @@ def parser():
     ablation = command(ablate)
     ablation.add_argument("grids", nargs="+", metavar="GRID", help=", ".join(GRIDS))
     ablation.add_argument("--preset", default="mini", help=", ".join(PRESETS))
-    ablation.add_argument("--cases", nargs="+", help="only these rows of the grids, for example ProS \"Heads only\"")
+    ablation.add_argument("--cases", nargs="+", help='only these rows of the grids, for example ProS "Heads only"')
     ablation.add_argument("--domains", nargs="+", help="held-out domains, or all (default: the preset's)")
     ablation.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     ablation.add_argument("--jobs", type=int, default=1, help="runs at a time")
     ablation.add_argument("--table", type=Path, default=Path("artifacts/grid.csv"))
     ablation.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     ablation.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-    ablation.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs, as in train")
+    ablation.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs, as in train"
+    )
 
     command(tutorial).add_argument("--artifacts", type=Path, default=Path("artifacts"))
     return top

@@ -8,6 +8,7 @@ The benchmark has two tiers of the same drawings, classes and splits. Near: plai
 pre-trained. Far: every domain but the gallery is drawn again in a technique that mini-CLIP never met
 (`techniques.py`), with a strength from 0, the near tier, to 1.
 """
+
 import contextlib
 import functools
 import hashlib
@@ -38,20 +39,46 @@ from prosutils.config import UserError, only_one
 PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"
 TIERS = ("near", "far")
-FAR_DOMAINS = {"clipart": "mosaic", "outline": "blueprint", "solid": "stamp", "sketch": "chalk",
-               "pixel": "cross_stitch"}  # near tier's domain: technique
+FAR_DOMAINS = {
+    "clipart": "mosaic",
+    "outline": "blueprint",
+    "solid": "stamp",
+    "sketch": "chalk",
+    "pixel": "cross_stitch",
+}  # near tier's domain: technique
 # The far tier's strengths, chosen on validation classes by benchmarks/far_strength.py before any method was compared.
 FAR_STRENGTH = {"mosaic": 0.75, "blueprint": 1.0, "stamp": 1.0, "chalk": 1.0, "cross_stitch": 1.0}
 SIZES = (16, 2048)  # pixels of a drawing's side, smallest and largest
-TINTS = {"emoji": "#fdf1e3", "clipart": "#fbe9ea", "outline": "#e9f2fb", "solid": "#eef0f3", "sketch": "#f6f2e6",
-         "pixel": "#e8f4ee", "mosaic": "#5f5a55", "blueprint": "#123a80", "stamp": "#d2b68d", "chalk": "#1f2a26",
-         "cross_stitch": "#ebdfc8"}  # behind a domain's row in the contact sheet
+TINTS = {
+    "emoji": "#fdf1e3",
+    "clipart": "#fbe9ea",
+    "outline": "#e9f2fb",
+    "solid": "#eef0f3",
+    "sketch": "#f6f2e6",
+    "pixel": "#e8f4ee",
+    "mosaic": "#5f5a55",
+    "blueprint": "#123a80",
+    "stamp": "#d2b68d",
+    "chalk": "#1f2a26",
+    "cross_stitch": "#ebdfc8",
+}  # behind a domain's row in the contact sheet
 SHEET = {  # class: which drawing of each domain the contact sheet shows
-    "airplane": (2, 0, 1, 2, 1, 2), "apple": (1, 0, 0, 0, 0, 1), "bicycle": (3, 0, 1, 1, 1, 0),
-    "burger": (0, 0, 0, 0, 1, 1), "camera": (0, 1, 0, 1, 0, 1), "castle": (1, 1, 0, 0, 0, 1),
-    "cat": (2, 2, 0, 0, 1, 1), "flower": (3, 0, 1, 2, 2, 1), "ghost": (5, 1, 1, 1, 1, 0),
-    "guitar": (3, 0, 0, 0, 1, 1), "house": (2, 4, 0, 2, 0, 1), "robot": (1, 2, 1, 0, 0, 1),
-    "rocket": (4, 1, 0, 0, 0, 1), "sailboat": (1, 2, 0, 0, 1, 0), "umbrella": (2, 0, 3, 1, 0, 1)}
+    "airplane": (2, 0, 1, 2, 1, 2),
+    "apple": (1, 0, 0, 0, 0, 1),
+    "bicycle": (3, 0, 1, 1, 1, 0),
+    "burger": (0, 0, 0, 0, 1, 1),
+    "camera": (0, 1, 0, 1, 0, 1),
+    "castle": (1, 1, 0, 0, 0, 1),
+    "cat": (2, 2, 0, 0, 1, 1),
+    "flower": (3, 0, 1, 2, 2, 1),
+    "ghost": (5, 1, 1, 1, 1, 0),
+    "guitar": (3, 0, 0, 0, 1, 1),
+    "house": (2, 4, 0, 2, 0, 1),
+    "robot": (1, 2, 1, 0, 0, 1),
+    "rocket": (4, 1, 0, 0, 0, 1),
+    "sailboat": (1, 2, 0, 0, 1, 0),
+    "umbrella": (2, 0, 3, 1, 0, 1),
+}
 DIAL = {"clipart": "guitar", "outline": "rocket", "solid": "cat", "sketch": "castle", "pixel": "house"}  # domain: class
 PENCIL_PIXELS = 128  # the pencil's filter costs time by the pixel and draws nothing finer than this
 STAMP = "pictonet.json"  # in a laid-out folder: which drawings it holds, and at what size
@@ -95,7 +122,7 @@ def far_strengths(strength: float | None = None) -> dict[str, float]:
     """{technique: strength} of the far tier: the chosen ones, or one for all. Raises UserError outside 0 to 1."""
     if strength is None:
         return FAR_STRENGTH
-    if isinstance(strength, bool) or not isinstance(strength, numbers.Real) or not 0 <= strength <= 1:   # nan is not
+    if isinstance(strength, bool) or not isinstance(strength, numbers.Real) or not 0 <= strength <= 1:  # nan is not
         raise UserError(f"The far tier's strength is a number from 0 (the near tier) to 1, not {strength!r}.")
     return dict.fromkeys(FAR_DOMAINS.values(), float(strength))
 
@@ -114,8 +141,10 @@ def check_size(size: int) -> None:
     """Raises UserError for a size that PictoNet is not drawn at."""
     low, high = SIZES
     if not isinstance(size, numbers.Integral) or not low <= size <= high:
-        raise UserError(f"PictoNet cannot be drawn at {size} pixels; ask for {low} or more, at most {high:,} "
-                        "(mini-CLIP: 64, CLIP: 224).")
+        raise UserError(
+            f"PictoNet cannot be drawn at {size} pixels; ask for {low} or more, at most {high:,} "
+            "(mini-CLIP: 64, CLIP: 224)."
+        )
 
 
 def rasterise(data: bytes, size: int) -> Image.Image:
@@ -170,8 +199,14 @@ def stamp(size: int, tier: str = "near", strength: float | None = None) -> dict:
     return found
 
 
-def lay_out(folder: Path | str, size: int = 64, progress: bool = True, jobs: int = 1, tier: str = "near",
-            strength: float | None = None) -> Path:
+def lay_out(
+    folder: Path | str,
+    size: int = 64,
+    progress: bool = True,
+    jobs: int = 1,
+    tier: str = "near",
+    strength: float | None = None,
+) -> Path:
     """Draw PictoNet into `folder`/domain/class/<set>_<icon>.png (RGB, size x size) and return the folder.
 
     Atomic: the folder appears when it is complete. A second call with the same arguments returns at once; a folder of
@@ -186,15 +221,16 @@ def lay_out(folder: Path | str, size: int = 64, progress: bool = True, jobs: int
     if is_laid_out(folder, size, tier, strength):
         return folder
     with only_one(folder):
-        if not is_laid_out(folder, size, tier, strength):        # nobody else has drawn it meanwhile
+        if not is_laid_out(folder, size, tier, strength):  # nobody else has drawn it meanwhile
             replace_folder(folder, size, progress, jobs, tier, strength)
     return folder
 
 
 def is_laid_out(folder: Path, size: int, tier: str = "near", strength: float | None = None) -> bool:
     """Whether the folder is this version's, and as many drawings as PictoNet has are in it."""
-    return (read_stamp(folder) == stamp(size, tier, strength)
-            and sum(1 for _ in folder.glob("*/*/*.png")) == len(manifest()))
+    return read_stamp(folder) == stamp(size, tier, strength) and sum(1 for _ in folder.glob("*/*/*.png")) == len(
+        manifest()
+    )
 
 
 def replace_folder(folder: Path, size: int, progress: bool, jobs: int, tier: str, strength: float | None) -> None:
@@ -217,14 +253,18 @@ def check_replaceable(folder: Path) -> None:
         return
     if read_stamp(folder) is None:
         if (folder / STAMP).exists():
-            raise UserError(f"{folder} holds a damaged copy of PictoNet ({STAMP} cannot be read); delete the folder, "
-                            "or choose another.")
+            raise UserError(
+                f"{folder} holds a damaged copy of PictoNet ({STAMP} cannot be read); delete the folder, "
+                "or choose another."
+            )
         raise UserError(f"{folder} exists and is not PictoNet; choose a new or empty folder.")
     drawings, files = set(folder.glob("*/*/*.png")), (path for path in folder.rglob("*") if path.is_file())
     others = [path for path in files if path not in drawings and path.name != STAMP and not path.name.startswith(".")]
     if others:
-        raise UserError(f"{folder} is PictoNet of another version, size or strength, and {min(others).name} in it is "
-                        "not part of it; move that file, or choose another folder.")
+        raise UserError(
+            f"{folder} is PictoNet of another version, size or strength, and {min(others).name} in it is "
+            "not part of it; move that file, or choose another folder."
+        )
 
 
 def read_stamp(folder: Path) -> dict | None:
@@ -236,10 +276,11 @@ def read_stamp(folder: Path) -> dict | None:
     return found if isinstance(found, dict) and found.get("benchmark") == "PictoNet" else None
 
 
-def draw_all(folder: Path, size: int, progress: bool, jobs: int = 1, tier: str = "near",
-             strength: float | None = None) -> None:
+def draw_all(
+    folder: Path, size: int, progress: bool, jobs: int = 1, tier: str = "near", strength: float | None = None
+) -> None:
     """Every drawing as domain/class/<set>_<icon>.png, and the stamp."""
-    parts = [manifest()[start:start + 100] for start in range(0, len(manifest()), 100)]
+    parts = [manifest()[start : start + 100] for start in range(0, len(manifest()), 100)]
     draw = functools.partial(draw_some, folder, size, tier, strength)
     with contextlib.ExitStack() as stack:
         run = map
@@ -260,12 +301,13 @@ def draw_some(folder: Path, size: int, tier: str, strength: float | None, record
     for record in records:
         path = folder / names[record["domain"]] / record["class"] / f"{record['set']}_{record['icon']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        load_drawing(record, size, tier, strength).save(path, compress_level=1)     # a cache: packed fast, not small
+        load_drawing(record, size, tier, strength).save(path, compress_level=1)  # a cache: packed fast, not small
     return len(records)
 
 
-def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96, tier: str = "near",
-                  strength: float | None = None) -> Image.Image:
+def contact_sheet(
+    names: Sequence[str] = tuple(SHEET), size: int = 96, tier: str = "near", strength: float | None = None
+) -> Image.Image:
     """A picture of PictoNet: one row per domain, one column per class of `names`, labelled.
 
     size: side of one drawing in pixels. tier, strength: as for `load_drawing`. Raises UserError for a class that
@@ -275,15 +317,23 @@ def contact_sheet(names: Sequence[str] = tuple(SHEET), size: int = 96, tier: str
     if unknown := sorted(set(names) - set(known)):
         raise UserError(f"PictoNet has no class {', '.join(unknown)}. It has: {', '.join(known)}.")
     sides = {label: size if label in PICTONET_DOMAINS else round(size * 1.24) for label in tier_domains(tier)}
-    rows = [(label, TINTS[label], [load_drawing(shown(domain, name), sides[label], tier, strength) for name in names])
-            for domain, label in zip(PICTONET_DOMAINS, tier_domains(tier))]
+    rows = [
+        (label, TINTS[label], [load_drawing(shown(domain, name), sides[label], tier, strength) for name in names])
+        for domain, label in zip(PICTONET_DOMAINS, tier_domains(tier))
+    ]
     return table_of_pictures([name.replace("_", " ") for name in names], rows, size)
 
 
 def dial_sheet(strengths: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), size: int = 144) -> Image.Image:
     """A picture of the far tier's dial: one drawing per technique, in one column per strength."""
-    rows = [(technique, "#eef0f3", [load_drawing(shown(domain, DIAL[domain]), size, "far", strength)
-                                    for strength in strengths]) for domain, technique in FAR_DOMAINS.items()]
+    rows = [
+        (
+            technique,
+            "#eef0f3",
+            [load_drawing(shown(domain, DIAL[domain]), size, "far", strength) for strength in strengths],
+        )
+        for domain, technique in FAR_DOMAINS.items()
+    ]
     return table_of_pictures([f"{strength:g}" for strength in strengths], rows, size)
 
 
@@ -293,8 +343,9 @@ def shown(domain: str, name: str) -> dict:
     return found[SHEET[name][PICTONET_DOMAINS.index(domain)] if name in SHEET else 0]
 
 
-def table_of_pictures(heads: Sequence[str], rows: Sequence[tuple[str, str, list[Image.Image]]],
-                      size: int) -> Image.Image:
+def table_of_pictures(
+    heads: Sequence[str], rows: Sequence[tuple[str, str, list[Image.Image]]], size: int
+) -> Image.Image:
     """Pictures in cells of size x size pixels, or a little larger, with a head over each column.
 
     A row is (label, colour of its band, pictures).
@@ -307,8 +358,13 @@ def table_of_pictures(heads: Sequence[str], rows: Sequence[tuple[str, str, list[
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(heads):
-        draw.text((side + gap // 4 + column * step + step / 2, head * 0.62), text, "#444444",
-                  _font(size, 0.17, "normal"), "mm")
+        draw.text(
+            (side + gap // 4 + column * step + step / 2, head * 0.62),
+            text,
+            "#444444",
+            _font(size, 0.17, "normal"),
+            "mm",
+        )
     for row, (label, (domain, tint, pictures)) in enumerate(zip(labels, rows)):
         top = head + row * (step + gap // 3)
         draw.rounded_rectangle((side, top, sheet.width - gap // 2, top + step - 1), size // 5, tint)
@@ -316,7 +372,7 @@ def table_of_pictures(heads: Sequence[str], rows: Sequence[tuple[str, str, list[
         for column, picture in enumerate(pictures):
             wider = (picture.width - size) // 2
             place = (side + gap // 4 + column * step + gap // 2 - wider, top + gap // 2 - wider)
-            if domain in PICTONET_DOMAINS:                          # on white: let the band's colour through
+            if domain in PICTONET_DOMAINS:  # on white: let the band's colour through
                 band = sheet.crop((*place, place[0] + size, place[1] + size))
                 sheet.paste(ImageChops.multiply(band, picture), place)
             else:

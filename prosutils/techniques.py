@@ -5,6 +5,7 @@ in [0, 1], not premultiplied. strength: 0 gives the drawing on white as it is, 1
 [S, S, 3] in [0, 1]. All lengths are shares of the side S, and the random draws depend neither on S nor on the strength:
 at every size and strength the same picture comes out, only finer or stronger.
 """
+
 from collections.abc import Callable
 
 import numpy as np
@@ -24,6 +25,7 @@ STONES = ((0.93, 0.76, 0.42), (0.58, 0.78, 0.86), (0.90, 0.66, 0.55))  # gold, s
 
 
 # ---- parts ------------------------------------------------------------------------------------------------------
+
 
 def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | float) -> np.ndarray:
     """From a (share 0) to b (share 1)."""
@@ -97,11 +99,12 @@ def pick(rng: np.random.Generator, colours: tuple) -> np.ndarray:
 
 # ---- techniques -------------------------------------------------------------------------------------------------
 
+
 def chalk(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Chalk on a school's slate: strokes that skip over the grain of the board, dust, and what an eraser left."""
     side = len(picture)
     stick = pick(rng, CHALKS)
-    wiped, swept = noise(rng, 4, 3, side), noise(rng, 40, 5, side)      # clouds of the eraser, its sweeps
+    wiped, swept = noise(rng, 4, 3, side), noise(rng, 40, 5, side)  # clouds of the eraser, its sweeps
     grain, pressure = noise(rng, 150, 150, side), noise(rng, 9, 9, side)
     ground = darkened((0.13, 0.19, 0.17), strength)
     board = ground + strength * (0.035 * wiped + 0.022 * swept + 0.02 * grain)[..., None]
@@ -158,8 +161,8 @@ def stamp(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     shade = 0.018 * pulp + 0.016 * fibres
     paper = mix(WHITE, np.asarray((0.83, 0.72, 0.56), np.float32), strength) + strength * shade[..., None]
     ink, colour = ink_of(picture)
-    wavering = ramp(blurred(ink, 0.008) + 0.10 * specks, 0.5, 0.35)     # the edge of worn rubber
-    inside = np.clip(2 * blurred(ink, 0.02) - 1, 0, 1)                  # 1 far from the rim
+    wavering = ramp(blurred(ink, 0.008) + 0.10 * specks, 0.5, 0.35)  # the edge of worn rubber
+    inside = np.clip(2 * blurred(ink, 0.02) - 1, 0, 1)  # 1 far from the rim
     wear = ramp(0.8 * spots + 0.6 * specks + 0.55 * press + 1.05 - 0.75 * inside, 0.1, 1.1)
     cover = mix(ink, wavering * (0.08 + 0.88 * wear), strength)
     return lay(paper, mix(colour, pad * mix(1, paper, 0.35), strength), cover)
@@ -182,10 +185,10 @@ def mosaic(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np
     share = mean(alpha)
     own = np.stack([mean(picture[..., c] * alpha) for c in range(3)], -1) / np.maximum(share, 1e-6)[:, None]
     ground = max(np.asarray(STONES, np.float32), key=lambda stone: (share[:, None] * np.abs(own - stone)).sum())
-    glass = np.where(share[:, None] > 0.45, own, ground)                # [tiles, 3]
+    glass = np.where(share[:, None] > 0.45, own, ground)  # [tiles, 3]
     glass = 0.05 + 0.92 * glass * (1 + 0.09 * tints[:, :1]) + 0.02 * tints
     shine = (tilts[tile] * away).sum(-1) * 0.12 + 0.012 * rough
-    lit = -away.sum(-1) / (np.abs(away).sum(-1) + 0.05)                 # from the upper left
+    lit = -away.sum(-1) / (np.abs(away).sum(-1) + 0.05)  # from the upper left
     shine = shine + 0.16 * lit * (1 - ramp(joint, 0.16, 0.16))
     faces = np.clip(glass[tile] + shine[..., None], 0, 1)
     open_joint = 1 - ramp(joint, 0.05, max(0.07, 1.2 * cells / side))
@@ -222,15 +225,15 @@ def cross_stitch(picture: np.ndarray, strength: float, rng: np.random.Generator)
     """Cross-stitch on evenweave cloth: one cross of cotton for every pixel of the pixel art, holes between them."""
     side = len(picture)
     cotton = pick(rng, THREADS)
-    dyes = rng.standard_normal((64, 64), dtype=np.float32)              # of each stitch
+    dyes = rng.standard_normal((64, 64), dtype=np.float32)  # of each stitch
     slub = noise(rng, 100, 30, side) + noise(rng, 30, 100, side)
     ink, colour = ink_of(picture)
     pitch, left, top = stitches(ink)
     x, y = places(side)
-    column, row = (x - left) / pitch + 1, (y - top) / pitch + 1         # [1, S], [S, 1], in stitches
+    column, row = (x - left) / pitch + 1, (y - top) / pitch + 1  # [1, S], [S, 1], in stitches
     c, r = column.astype(int), row.astype(int)
-    u, v = column - c, row - r                                          # within the stitch, 0 to 1
-    edge = 1.2 / (pitch * side)                                         # a pixel and a bit, in stitches
+    u, v = column - c, row - r  # within the stitch, 0 to 1
+    edge = 1.2 / (pitch * side)  # a pixel and a bit, in stitches
     cell = r * 64 + c
     filled = np.bincount(cell.ravel(), ink.ravel(), 4096) / np.maximum(np.bincount(cell.ravel(), minlength=4096), 1)
     stitched = (filled[cell] > 0.5).astype(np.float32)
@@ -242,7 +245,7 @@ def cross_stitch(picture: np.ndarray, strength: float, rng: np.random.Generator)
     cloth = cloth * (1 - strength * shadow[..., None])
     cloth = lay(cloth, colour, (1 - strength) * ink)
     dyed = cotton * (1 + 0.22 * dyes[r, c])[..., None]
-    for across, along in ((u - v, u + v), (u + v - 1, u - v)):          # the under thread, then the upper one
+    for across, along in ((u - v, u + v), (u + v - 1, u - v)):  # the under thread, then the upper one
         distance = np.abs(across) / np.sqrt(2)
         body = 1 - ramp(distance, 0.17, max(0.06, edge))
         round_ = np.clip(1 - (distance / 0.20) ** 2, 0, 1)
@@ -260,10 +263,10 @@ def stitches(ink: np.ndarray) -> tuple[float, float, float]:
     """
     side = len(ink)
     at = np.arange(1, side) / side
-    edges = [np.abs(np.diff(ink, axis=axis)).sum(1 - axis) for axis in (1, 0)]      # across x, across y
-    counts = np.arange(10, 36, 0.05)                                                # stitches a side
-    waves = np.exp(2j * np.pi * counts[:, None] * at)                               # [counts, S - 1]
-    sums = np.stack([waves @ edge for edge in edges])                               # [2, counts]
+    edges = [np.abs(np.diff(ink, axis=axis)).sum(1 - axis) for axis in (1, 0)]  # across x, across y
+    counts = np.arange(10, 36, 0.05)  # stitches a side
+    waves = np.exp(2j * np.pi * counts[:, None] * at)  # [counts, S - 1]
+    sums = np.stack([waves @ edge for edge in edges])  # [2, counts]
     step = np.abs(sums).sum(0)
     peaks = np.flatnonzero((step >= np.roll(step, 1)) & (step >= np.roll(step, -1)) & (step > 0.9 * step.max()))
     best = peaks[0] if len(peaks) else step.argmax()
@@ -273,7 +276,12 @@ def stitches(ink: np.ndarray) -> tuple[float, float, float]:
 
 
 TECHNIQUES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
-    "mosaic": mosaic, "blueprint": blueprint, "stamp": stamp, "chalk": chalk, "cross_stitch": cross_stitch}
+    "mosaic": mosaic,
+    "blueprint": blueprint,
+    "stamp": stamp,
+    "chalk": chalk,
+    "cross_stitch": cross_stitch,
+}
 
 
 def draw(technique: str, picture: Image.Image, size: int, strength: float, seed: int) -> Image.Image:
@@ -284,8 +292,8 @@ def draw(technique: str, picture: Image.Image, size: int, strength: float, seed:
     """
     if technique not in TECHNIQUES:
         raise UserError(f"Unknown technique {technique!r}. Known: {', '.join(TECHNIQUES)}.")
-    pixels = np.asarray(picture.convert("RGBA"), np.float32) / 255                          # [S, S, 4]
-    drawn = TECHNIQUES[technique](pixels, strength, np.random.default_rng(seed))            # [S, S, 3]
+    pixels = np.asarray(picture.convert("RGBA"), np.float32) / 255  # [S, S, 4]
+    drawn = TECHNIQUES[technique](pixels, strength, np.random.default_rng(seed))  # [S, S, 3]
     times = len(drawn) // size
     drawn = np.clip(drawn, 0, 1).reshape(size, times, size, times, 3).mean((1, 3))
     return Image.fromarray(np.rint(drawn * 255).astype(np.uint8))

@@ -1,4 +1,5 @@
 """PictoNet: what ships, that it is drawn alike every time, and what its builder says when something is missing."""
+
 import base64
 import hashlib
 import io
@@ -26,11 +27,22 @@ import build_pictonet as builder  # noqa: E402
 import icon_packages  # noqa: E402
 
 DATA = ROOT / "prosutils" / "data"
-ALLOWED = {"MIT", "Apache-2.0", "ISC", "BSD-2-Clause", "BSD-3-Clause", "MPL-2.0", "OFL-1.1", "CC0-1.0", "CC-BY-3.0",
-           "CC-BY-4.0"}
+ALLOWED = {
+    "MIT",
+    "Apache-2.0",
+    "ISC",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "MPL-2.0",
+    "OFL-1.1",
+    "CC0-1.0",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+}
 
 
 # ---- what ships -------------------------------------------------------------------------------------------------
+
 
 def test_archive_is_small_and_holds_what_its_manifest_says():
     assert (DATA / "pictonet.zip").stat().st_size <= 8e6
@@ -87,6 +99,7 @@ def test_no_drawing_ships_twice_or_is_excluded():
 
 # ---- drawing ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize("domain", pictonet.PICTONET_DOMAINS)
 def test_a_drawing_fills_its_frame_and_comes_out_alike(domain, size):
@@ -111,6 +124,7 @@ def test_black_domains_are_black_on_white_and_pixels_are_hard():
 
 
 # ---- laying out -------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def few(monkeypatch):
@@ -221,11 +235,14 @@ def test_contact_sheet_draws_every_domain():
 
 # ---- the far tier -----------------------------------------------------------------------------------------------
 
+
 def one_of_each():
     """The first drawing of a validation class in every domain that a technique draws."""
     label = pictonet.classes()["val"][0]
-    return [next(record for record in pictonet.manifest() if (record["domain"], record["class"]) == (domain, label))
-            for domain in pictonet.FAR_DOMAINS]
+    return [
+        next(record for record in pictonet.manifest() if (record["domain"], record["class"]) == (domain, label))
+        for domain in pictonet.FAR_DOMAINS
+    ]
 
 
 def pixels(image):
@@ -263,7 +280,8 @@ def test_the_far_tier_is_laid_out_under_the_names_of_its_techniques(few, tmp_pat
     assert files(first) == files(second)
     names = dict(zip(pictonet.tier_domains("far"), pictonet.PICTONET_DOMAINS))
     assert {Path(names[path.parts[0]], *path.parts[1:]) for path in files(first) if len(path.parts) > 1} == {
-        path for path in files(near) if len(path.parts) > 1}
+        path for path in files(near) if len(path.parts) > 1
+    }
 
 
 def test_a_folder_of_another_tier_strength_or_version_is_drawn_again(few, tmp_path, monkeypatch):
@@ -301,12 +319,21 @@ def test_nothing_of_the_users_is_lost(few, tmp_path):
     assert files(folder) == before
 
 
-@pytest.mark.parametrize("size, tier, strength, message", [
-    (64, "far", -0.1, "from 0 .the near tier. to 1, not -0.1"), (64, "far", 1.01, "to 1, not 1.01"),
-    (64, "far", float("nan"), "to 1, not nan"), (64, "far", "strong", "to 1, not 'strong'"),
-    (64, "far", True, "to 1, not True"), (64, "near", 0.5, "near tier has no strength"),
-    (64, "middle", None, "Unknown tier 'middle'. Known: near, far"), (15, "far", None, "16 or more, at most 2,048"),
-    (2049, "near", None, "at most 2,048"), (64.5, "near", None, "drawn at 64.5 pixels")])
+@pytest.mark.parametrize(
+    "size, tier, strength, message",
+    [
+        (64, "far", -0.1, "from 0 .the near tier. to 1, not -0.1"),
+        (64, "far", 1.01, "to 1, not 1.01"),
+        (64, "far", float("nan"), "to 1, not nan"),
+        (64, "far", "strong", "to 1, not 'strong'"),
+        (64, "far", True, "to 1, not True"),
+        (64, "near", 0.5, "near tier has no strength"),
+        (64, "middle", None, "Unknown tier 'middle'. Known: near, far"),
+        (15, "far", None, "16 or more, at most 2,048"),
+        (2049, "near", None, "at most 2,048"),
+        (64.5, "near", None, "drawn at 64.5 pixels"),
+    ],
+)
 def test_what_cannot_be_drawn(few, tmp_path, size, tier, strength, message):
     with pytest.raises(UserError, match=message):
         pictonet.lay_out(tmp_path / "a", size, progress=False, tier=tier, strength=strength)
@@ -332,6 +359,7 @@ def test_far_contact_sheet_and_dial():
 
 
 # ---- the builder ------------------------------------------------------------------------------------------------
+
 
 def test_packages_are_pinned():
     for name, pin in icon_packages.SOURCES["packages"].items():

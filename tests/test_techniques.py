@@ -1,4 +1,5 @@
 """The techniques of the far tier: the same picture at every size, from the drawing on white to the full technique."""
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -47,7 +48,7 @@ def test_64_and_224_pixels_show_the_same_picture(technique):
     small, large = drawn(technique, 128, 64, 1), drawn(technique, 224, 224, 1)
     other = drawn(technique, 224, 224, 1, seed=4)
 
-    def coarse(picture):        # [32, 32, 3]
+    def coarse(picture):  # [32, 32, 3]
         return picture.reshape(32, len(picture) // 32, 32, -1, 3).mean((1, 3))
 
     same, different = (np.abs(coarse(small) - coarse(picture)).mean() for picture in (large, other))
@@ -65,7 +66,7 @@ def test_a_small_strength_is_nearly_the_drawing_on_white(technique):
 def test_the_drawing_stands_out_at_every_strength(technique):
     """Between white paper and a dark board the ink never has the ground's grey."""
     source = (pixel_art if technique == "cross_stitch" else figure)(128)
-    inked = np.asarray(source).astype(int)[..., :3].sum(-1) < 30     # the black parts
+    inked = np.asarray(source).astype(int)[..., :3].sum(-1) < 30  # the black parts
     inked &= np.asarray(source)[..., 3] == 255
     paper = np.asarray(source)[..., 3] == 0
     for strength in np.linspace(0, 1, 21):
