@@ -13,7 +13,7 @@ from . import pictonet
 from .config import PRESETS, load_preset, parse_settings, setting_names
 from .domains import ImageDomains
 from .evaluation import embed_rows
-from .experiment import add_results, prepare
+from .experiment import add_results, lay_out_pictonet, pictonet_folder, prepare
 from .files import UserError, written_whole
 from .grid import GRIDS, markdown, run_grid
 from .published import benchmark_names, load_benchmark
@@ -27,7 +27,10 @@ COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", 
 
 def draw(args):
     """Lay PictoNet out as domain/class/image.png."""
-    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size, jobs=os.cpu_count() or 1)
+    which = dict(tier=args.tier, strength=args.strength)
+    folder = pictonet.lay_out(
+        args.to or pictonet.default_folder(args.size, **which), args.size, jobs=os.cpu_count() or 1, **which
+    )
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
@@ -78,7 +81,7 @@ def describe(run):
             *run.benchmark.faults(counts),
             *run.benchmark.surplus(counts),
         ]
-    if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
+    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
         lines.append(
             "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
             "takes real CLIP."
@@ -88,7 +91,7 @@ def describe(run):
 
 def report(run, table):
     """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
-    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet.default_folder(run.config.pixels)
+    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
     table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
     path = run.artifacts / "results.csv"
     add_results(table, path)
@@ -123,7 +126,7 @@ def searching_model(args):
 def searched_data(args, config):
     """The folder of --data, or PictoNet where the preset means it."""
     folder = args.data or (
-        pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
+        lay_out_pictonet(config)
         if config.dataset == "pictonet"
         else None
     )
@@ -246,6 +249,8 @@ def parser():
 
     drawing = command(draw)
     drawing.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    drawing.add_argument("--tier", default="near", help=", ".join(pictonet.TIERS))
+    drawing.add_argument("--strength", type=float, help="of the far tier, 0 (near) to 1 (default: the chosen ones)")
     drawing.add_argument("--to", type=Path, help="folder (default: the user's cache)")
 
     training = command(train)

@@ -100,7 +100,7 @@ def prepare(
     if folder is None and config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
     if folder is None:
-        folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
+        folder = lay_out_pictonet(config, progress)
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
     if benchmark and unseen_classes:
         raise UserError(
@@ -113,6 +113,17 @@ def prepare(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     clip = load_clip(config.backbone, config.pretrained).to(device)
     return Experiment(config, data, splits, clip, Path(artifacts), device, benchmark)
+
+
+def pictonet_folder(config):
+    """Where PictoNet lies as a configuration wants it: its tier, strength and size in pixels."""
+    return pictonet.default_folder(config.pixels, config.tier, config.strength)
+
+
+def lay_out_pictonet(config, progress=True):
+    """Draw PictoNet as a configuration wants it, where that is not done yet; returns the folder."""
+    folder, tier, strength = pictonet_folder(config), config.tier, config.strength
+    return pictonet.lay_out(folder, config.pixels, progress, tier=tier, strength=strength)
 
 
 def benchmark_splits(config, data, benchmark):

@@ -25,6 +25,7 @@ TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignment
 ORDER = (
     "files",
     "config",
+    "techniques",
     "pictonet",
     "image_files",
     "domains",
