@@ -134,7 +134,17 @@ PRESETS = {
     # PictoNet's far tier on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
     "mini": MINI,
     # The near tier: drawings in styles that mini-CLIP was pre-trained on, so that prompts find little to do.
-    "mini-near": replace(MINI, preset="mini-near", tier="near", unseen_domain="sketch"),
+    "mini-near": replace(
+        MINI,
+        preset="mini-near",
+        tier="near",
+        unseen_domain="sketch",
+        simulator_layers=1,
+        simulator_reads="own",
+        prompt_tokens=1,
+        stage2=Stage(epochs=6, batch_size=50, lr=3e-3, lr_simulator=1e-3, lr_heads=1e-2, decay_epochs=12, patience=6),
+        switches=Switches(heads="released"),
+    ),
     # PictoNet with real CLIP on a free Colab GPU; the weights are the only download.
     "pictonet": PICTONET,
     "pictonet-near": replace(PICTONET, preset="pictonet-near", tier="near", unseen_domain="sketch"),
