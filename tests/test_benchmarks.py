@@ -270,7 +270,7 @@ def test_presets_have_the_released_hyper_parameters(name):
 def test_none_is_a_setting():
     assert load_preset("domainnet", **parse_settings(["pretrained=none"])).pretrained is None
     with pytest.raises(UserError, match="takes: train, train"):
-        load_preset("mini", **parse_settings(["training_classes=all"]))
+        load_preset("mini-near", **parse_settings(["training_classes=all"]))
 
 
 def write_folder(root, domains, names, images):

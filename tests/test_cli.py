@@ -179,14 +179,14 @@ def test_no_permission_is_said(toy_folder, tmp_path, capsys):
 
 def test_settings_are_parsed_to_their_types():
     settings = parse_settings(["stage2.epochs=3", "temperature=0.1", "switches.read_out=released", "pretrained=x.pt"])
-    config = load_preset("mini", **settings)
+    config = load_preset("mini-near", **settings)
     assert (config.stage2.epochs, config.temperature, config.switches.read_out, config.pretrained) == (
         3,
         0.1,
         "released",
         "x.pt",
     )
-    assert config.stage2.lr == load_preset("mini").stage2.lr
+    assert config.stage2.lr == load_preset("mini-near").stage2.lr
     with pytest.raises(UserError, match="write name=value"):
         parse_settings(["epochs"])
     with pytest.raises(UserError, match="Known: mini"):
