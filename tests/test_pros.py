@@ -124,7 +124,7 @@ def test_what_trains_in_which_stage(clip):
     assert {name for name in stage2 if name.startswith("simulator.")} == {
         name for name, _ in model.named_parameters() if name.startswith("simulator.")
     }
-    as_in_fig_2 = pros(clip)
+    as_in_fig_2 = pros(clip, switches=dict(heads="paper"))
     assert trained_names(as_in_fig_2, 1) == trained_names(model, 1) - {"clip.model.text_projection"}
     heads = {"clip.model.text_projection", "clip.model.visual.proj"}
     assert trained_names(as_in_fig_2, 2) == trained_names(model, 2) - heads
