@@ -23,7 +23,11 @@ def readable(name: str | os.PathLike) -> str:
     Python reads such a byte of a file name as half a character (surrogateescape). The path keeps it, so that the file
     is found; labels and messages get this text.
     """
-    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = os.fspath(name)
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character of another kind, as Windows has it
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def code_points(name: str) -> str:
