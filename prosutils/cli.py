@@ -131,7 +131,7 @@ def searched_data(args, config):
     )
     if folder is None:
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
-    return ImageDomains.from_folder(folder)
+    return ImageDomains.from_folder(folder, decode=args.data is not None)
 
 
 def embed_command(args):
