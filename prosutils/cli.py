@@ -1,4 +1,4 @@
-"""`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: all without a notebook."""
+"""`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`, without a notebook."""
 
 import argparse
 import os
@@ -16,6 +16,7 @@ from .evaluation import embed_rows
 from .experiment import add_results, lay_out_pictonet, pictonet_folder, prepare
 from .files import UserError, written_whole
 from .grid import GRIDS, markdown, run_grid
+from .names import parse_names, print_any_name
 from .published import benchmark_names, load_benchmark
 from .search import ImageIndex, query_feature, search_gallery, search_model
 from .show import plots
@@ -39,14 +40,15 @@ def configuration(args):
     """The preset with the overrides of the command line."""
     settings = parse_settings(args.set)
     for name in ("unseen_domain", "seed"):
-        if getattr(args, name) is not None:
-            settings[name] = getattr(args, name)
+        if (value := getattr(args, name)) is not None:
+            settings[name] = None if value == "none" else value
     return load_preset(args.preset, **settings)
 
 
 def experiment(args):
-    unseen = args.unseen_classes.split(",") if args.unseen_classes else None
-    return prepare(configuration(args), args.data, unseen, args.artifacts, args.device, args.on_error)
+    return prepare(
+        configuration(args), args.data, parse_names(args.unseen_classes), args.artifacts, args.device, args.on_error
+    )
 
 
 def train(args):
@@ -132,7 +134,7 @@ def searched_data(args, config):
     )
     if folder is None:
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
-    return ImageDomains.from_folder(folder)
+    return ImageDomains.from_folder(folder, decode=args.data is not None)
 
 
 def embed_command(args):
@@ -159,7 +161,7 @@ def search(args):
     model = searching_model(args)
     query = query_feature(model, args.image or args.words)
     if args.index:
-        answers = ImageIndex.load(args.index, model).answers(query, args.k)
+        answers = ImageIndex.load(args.index, model, args.root).answers(query, args.k)
     else:
         answers = search_gallery(model, searched_data(args, model.config), query, args.k, args.gallery_domain)
     for place, (score, name, path) in enumerate(answers, 1):
@@ -233,8 +235,12 @@ def parser():
 
     def data_options(added):
         added.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-        added.add_argument("--unseen-domain", help="domain held out of training")
-        added.add_argument("--unseen-classes", help="comma-separated classes held out of training")
+        added.add_argument("--unseen-domain", help="domain held out of training, or none")
+        added.add_argument(
+            "--unseen-classes",
+            nargs="+",
+            help="classes held out of training: 'cat,dog', or with a comma in a name 'cat,\"Paris, France\"'",
+        )
         added.add_argument("--on-error", choices=["skip", "raise"], default="skip", help="images that cannot be read")
         added.add_argument("--seed", type=int)
         added.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
@@ -272,6 +278,7 @@ def parser():
     indexing.add_argument("folder", type=Path, help="images in folders of any depth")
     indexing.add_argument("--out", type=Path, default=Path("artifacts/index.npz"))
     searching.add_argument("--index", type=Path, help="rank an index of your own images instead of a gallery")
+    searching.add_argument("--root", type=Path, help="folder of the index's images, where it has moved")
     embedding.add_argument("--out", type=Path, default=Path("artifacts/features.npz"))
     query = searching.add_mutually_exclusive_group(required=True)
     query.add_argument("--image", type=Path, help="query picture")
@@ -298,6 +305,7 @@ def parser():
 
 
 def main(argv=None):
+    print_any_name()
     args = parser().parse_args(argv)
     try:
         args.function(args)

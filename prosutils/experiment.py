@@ -45,8 +45,8 @@ class Experiment:
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
         history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: where the same run comes with the
-        package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds another
-        run and `resume` is asked; without it another run is replaced.
+        package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds
+        another run and `resume` is asked; without it another run is replaced.
         """
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
         if not model.stages:
@@ -99,6 +99,7 @@ def prepare(
     """
     if folder is None and config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    own = folder is not None  # its images are decoded once, so that damage does not end the training
     if folder is None:
         folder = lay_out_pictonet(config, progress)
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
@@ -107,7 +108,7 @@ def prepare(
             f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
             "and name them all."
         )
-    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error)
+    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error, decode=own)
     splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)
     config = fit_batches(config, len(splits[0].train_domains))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

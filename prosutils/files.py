@@ -13,6 +13,10 @@ from filelock import FileLock
 class UserError(ValueError):
     """Something the user can mend: the message says what is wrong and what to do. The CLI prints it without a trace."""
 
+    def __init__(self, message: str = ""):
+        """message: of an error in a worker process of a DataLoader, which arrives with its traceback, the last part."""
+        super().__init__(str(message).rpartition(f"\n{__name__}.UserError: ")[2].strip())
+
 
 def only_one(path: str | Path) -> FileLock:
     """A lock: while one process (a notebook, say) makes or changes `path`, other processes of this user wait.

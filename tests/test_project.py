@@ -24,6 +24,7 @@ TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignment
 #: A module imports only from those before it: the order in which a learner meets them, room by room.
 ORDER = (
     "files",
+    "names",
     "config",
     "techniques",
     "pictonet",
@@ -83,6 +84,7 @@ def test_every_imported_package_is_listed_with_a_lower_bound():
     import_names = {
         "open_clip": "open_clip_torch",
         "PIL": "pillow",
+        "pillow_heif": "pillow-heif",
         "sklearn": "scikit-learn",
         "umap": "umap-learn",
         "yaml": "pyyaml",
