@@ -38,6 +38,7 @@ ORDER = (
     "ablations",
     "baselines",
     "followers",
+    "methods",
     "metrics",
     "tables",
     "evaluation",
