@@ -60,13 +60,13 @@ def setup():
 
 
 def missing():
-    """Requirements of pyproject.toml that this Python lacks, or has too old."""
+    """Requirements of the package and of its notebooks (pyproject.toml) that this Python lacks, or has too old."""
     from packaging.requirements import Requirement
 
     text = (ROOT / "pyproject.toml").read_text()
-    listed = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1])
+    lists = re.findall(r"^(?:dependencies|notebooks) = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
     wanted = []
-    for requirement in map(Requirement, listed):
+    for requirement in map(Requirement, re.findall(r'"([^"]+)"', "".join(lists))):
         try:
             there = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
         except metadata.PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,13 @@ from filelock import FileLock
 
 class UserError(ValueError):
     """Something the user can mend: the message says what is wrong and what to do. The CLI prints it without a trace."""
+
+
+def need(extra: str, *packages: str) -> None:
+    """Raises UserError that names the `extra` of pyproject.toml where one of its packages is not installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f'{", ".join(missing)} not installed: pip install "prosutils[{extra}]" brings what is needed.')
 
 
 def only_one(path: str | Path) -> FileLock:
