@@ -227,6 +227,7 @@ def test_the_console_script_is_this_command_line():
     assert script == ("prosutils", "prosutils.cli:main")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell with head")
 def test_output_that_nobody_reads_any_more_is_no_error(toy_folder):
     command = f"{sys.executable} -m prosutils train --help | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)

@@ -1,16 +1,17 @@
-"""What README.md and CONTRIBUTING.md promise in code: their Python blocks run as they stand."""
+"""The Python blocks of README.md and CONTRIBUTING.md run as they are."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from prosutils import METHODS, UserError, cli, load_checkpoint
+from prosutils import METHODS, UserError, cli, load_checkpoint, load_preset
+from prosutils.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("CONTRIBUTING.md",)
 SHORT = "--stage1.epochs 1 --stage1.batch-size 9 --stage2.epochs 1 --stage2.batch-size 6".split()
 
 
@@ -30,10 +31,22 @@ def own_methods():
     METHODS.update(known)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_method_of_ones_own_in_ten_lines(document, own_methods, toy_folder, tmp_path, monkeypatch, capsys):
+def test_ten_lines_of_the_readme_search_and_train(toy_folder, tmp_path, monkeypatch, capsys):
+    (block,) = python_blocks("README.md")
+    assert len([line for line in block.splitlines() if line]) <= 10
+    (tmp_path / "pictures").symlink_to(toy_folder)
+    shutil.copy(toy_folder / "sketch" / "house" / "0.png", tmp_path / "sketch.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRESETS, "mini", load_preset("mini", stage1=dict(epochs=1), stage2=dict(epochs=1)))
+    names = {}
+    exec(block, names)
+    assert len(names["best"][0]) == 5 and len(names["history"]) == 2 and names["model"].label == "ProS"
+    assert "UCDR" in capsys.readouterr().out
+
+
+def test_a_method_of_ones_own_in_ten_lines(own_methods, toy_folder, tmp_path, monkeypatch, capsys):
     """Trained, saved, loaded, evaluated, and compared by `ablate`, whose runs are processes of their own."""
-    (block,) = (block for block in python_blocks(document) if "@register" in block)
+    (block,) = (block for block in python_blocks("CONTRIBUTING.md") if "@register" in block)
     assert len([line for line in block.splitlines() if line]) <= 10
     file = tmp_path / "mine.py"
     file.write_text(block)

@@ -156,6 +156,43 @@ def imported_packages(path):
     return names
 
 
+def test_the_lock_file_is_in_step_with_pyproject():
+    """Every requirement as listed, from the public index. `uv lock` writes the file anew."""
+    text = (ROOT / "uv.lock").read_text()
+    (own,) = (package for package in tomllib.loads(text)["package"] if package["name"] == "prosutils")
+    locked = {
+        entry["name"].lower().replace("_", "-"): entry["specifier"].removeprefix(">=")
+        for entry in own["metadata"]["requires-dist"]
+        if "specifier" in entry
+    }
+    assert own["version"] == PROJECT["version"]
+    assert locked == {name.lower().replace("_", "-"): bound for name, bound in listed("test", "assignments").items()}
+    assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
+
+
+CONFIGURATION = [".pre-commit-config.yaml", *(str(p.relative_to(ROOT)) for p in (ROOT / ".github").rglob("*.yml"))]
+
+
+@pytest.mark.parametrize("name", CONFIGURATION)
+def test_configuration_files_can_be_read(name):
+    content = yaml.safe_load((ROOT / name).read_text())
+    assert isinstance(content, dict) and content
+    for job in content.get("jobs", {}).values():
+        assert job["runs-on"] and all("run" in step or "uses" in step for step in job["steps"])
+        named = re.findall(r"tests/\w+\.py", " ".join(step.get("run", "") for step in job["steps"]))
+        assert all((ROOT / path).exists() for path in named)
+
+
+def test_the_development_container_builds_what_make_builds():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"] == "make .venv/installed TORCH=cpu"
+
+
+def test_the_changelog_has_this_version():
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[:2] == ["Unreleased", PROJECT["version"]]
+
+
 def test_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     (paper,) = citation["references"]
