@@ -16,6 +16,8 @@ class Switches:
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """
 
+    #: CLIP's two projections. paper: frozen (its Fig. 2); released: trained, text in stage 1, both in stage 2
+    heads: Choice = "paper"
     #: which token the image feature is read from. paper: the class token; released: position 1, the domain prompt
     read_out: Choice = "paper"
     #: stage 1's token dropout. paper: while training only; released: always when stage 1's path runs
@@ -74,9 +76,13 @@ class Config:
     unseen_domain: str | None  # None: no domain is held out, UcCDR only
     stage1: Stage
     stage2: Stage
+    tier: Literal["near", "far"] = "far"  # of PictoNet: drawings as designed, or each domain in a technique of its own
+    strength: float | None = None  # of the far tier's techniques, 0 to 1; None: the chosen ones (pictonet.FAR_STRENGTH)
     pixels: int = 224  # side of the pictures that PictoNet is laid out in
     context_tokens: int = 16  # L, learned text tokens
     simulator_layers: int = 2
+    simulator_reads: Literal["own", "clip"] = "own"  # patches of its own convolution (paper), or the backbone's
+    prompt_tokens: int = 1  # prompts that the simulator writes in the place of each unit (paper: 1)
     stage1_dropout: float = 0.5  # on the whole token sequence of stage 1
     temperature: float = 0.07  # of the training loss
     training_classes: Literal["train", "train+val"] = "train"  # "train": the epoch is chosen on validation classes
