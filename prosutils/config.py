@@ -68,11 +68,11 @@ class Stage:
 class Config:
     """One run. Defaults are the released hyper-parameters [released code: options_pros.py, reproduce_runs.sh]."""
 
-    preset: str
-    dataset: str  # "pictonet" (shipped drawings), a name of `benchmarks.py`, or any "folder"
-    backbone: str
-    pretrained: str | None
-    gallery_domain: str | None  # None: domains.usual_gallery
+    preset: str  # which of PRESETS the values come from
+    dataset: str  # "pictonet" (shipped drawings), a published benchmark, or any "folder"
+    backbone: str  # "mini", or a model of open_clip
+    pretrained: str | None  # weights of the backbone; None: mini-CLIP's own, or random ones
+    gallery_domain: str | None  # None: photographs or emoji where there are such, else the largest
     unseen_domain: str | None  # None: no domain is held out, UcCDR only
     stage1: Stage
     stage2: Stage
@@ -190,42 +190,11 @@ def override(config, overrides):
     return replace(config, **values)
 
 
-def parse_settings(pairs):
-    """["stage2.epochs=3", "seed=1"] -> {"stage2": {"epochs": 3}, "seed": 1}, each value with the type of its field.
-
-    "none" is None where a field may be None: pretrained=none gives random weights.
-
-    Raises UserError for text that is not `name=value`, an unknown name, or a value of another type.
-    """
-    settings = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"{pair!r} is not a setting; write name=value, for example stage2.epochs=3.")
-        *path, last = name.strip().split(".")
-        place, sample = settings, PRESETS["mini"]
-        for part in path:
-            sample = getattr(sample, part, None)
-            place = place.setdefault(part, {})
-        if not dataclasses.is_dataclass(sample) or not hasattr(sample, last):
-            raise UserError(f"Unknown setting {name!r}. Known: {', '.join(setting_names(PRESETS['mini']))}.")
-        kind = type(getattr(sample, last))
-        may_be_none = type(None) in get_args(next(f.type for f in fields(sample) if f.name == last))
-        try:
-            if text == "none" and may_be_none:
-                place[last] = None
-            else:
-                place[last] = text if kind in (str, type(None)) else kind(text)
-        except ValueError:
-            raise UserError(f"{name} takes a {kind.__name__}, not {text!r}.") from None
-    return settings
-
-
-def setting_names(config, prefix=""):
-    """Dotted names of all settings of a (nested) config."""
+def changes(config: object, default: object) -> dict:
+    """The overrides that make `config` of `default`, both of one (nested) dataclass: what `override` undoes."""
+    changed = {}
     for item in fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from setting_names(value, f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name
+        value, usual = getattr(config, item.name), getattr(default, item.name)
+        if value != usual:
+            changed[item.name] = changes(value, usual) if dataclasses.is_dataclass(value) else value
+    return changed

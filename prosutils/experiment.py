@@ -105,8 +105,8 @@ def prepare(
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
     if benchmark and unseen_classes:
         raise UserError(
-            f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
-            "and name them all."
+            f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or give "
+            "--dataset folder and name them all."
         )
     data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error, decode=own)
     splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)

@@ -16,8 +16,8 @@ from .config import Config, load_preset
 from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
 from .files import UserError
+from .methods import METHODS, import_methods
 from .tables import write_table
-from .tuned import METHODS
 
 #: What one row of the table measured; a case is done when its rows are there.
 CASE = ["preset", "case", "unseen_domain", "seed"]
@@ -108,14 +108,16 @@ FOLLOWER = (
 GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES, "follower": FOLLOWER}
 
 
-def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None):
+def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None, imports=()):
     """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the table.
 
-    preset: its name; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
+    names: of grids, or keys of methods, each a row; preset: its name; settings: {name: value} for all cases
+    (`load_preset`); data: a folder, None for PictoNet; imports: files that register methods (`import_methods`);
     jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
     measured, so that an interrupted grid goes on where it stopped. Trained models are not kept; a first stage that
     several cases share is trained once.
     """
+    import_methods(imports)
     chosen = choose(names, cases)
     wanted = [
         (name, domain, seed)
@@ -128,7 +130,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     left = [case for case in wanted if case not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" cases")
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, imports)) as pool:
         runs = {
             pool.submit(measure, training, names, Path(artifacts) / "grid", data): names
             for training, names in by_training(left, preset, settings or {}).items()
@@ -146,17 +148,43 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     return pd.read_csv(table)
 
 
-def choose(grids, cases=None):
-    """Names of the cases of some grids, all or those named, each once. UserError for unknown names."""
-    for kind, names, known in (("grid", grids, GRIDS), ("case", cases or [], {c for g in GRIDS.values() for c in g})):
-        unknown = [repr(name) for name in names if name not in known]
-        if unknown:
-            raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-    return list(dict.fromkeys(name for grid in grids for name in GRIDS[grid] if not cases or name in cases))
+def begin_worker(threads, imports):
+    """What a process of `run_grid` does first: its share of the cores, and the methods of one's own."""
+    torch.set_num_threads(threads)
+    import_methods(imports)
+
+
+def choose(names, cases=None):
+    """Names of the cases of some grids or methods, all or those named, each once. UserError for unknown names."""
+    check_known("case", cases or [], {case for grid in GRIDS.values() for case in grid} | set(labels()))
+    return list(dict.fromkeys(case for name in names for case in find_grid(name) if not cases or case in cases))
+
+
+def find_grid(name):
+    """{case: Case} of the grid `name`, or of the one method with this key. UserError for neither."""
+    check_known("grid", [name], {*GRIDS, *METHODS})
+    if name in GRIDS:
+        return GRIDS[name]
+    return {METHODS[name].label: Case(name, rates=RATES.get(name, 1.0))}
+
+
+def check_known(kind, names, known):
+    unknown = [repr(name) for name in names if name not in known]
+    if unknown:
+        raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+
+
+def labels():
+    """{label: key} of the registered methods."""
+    return {kind.label: key for key, kind in METHODS.items()}
 
 
 def find_case(name):
-    return next(grid[name] for grid in GRIDS.values() if name in grid)
+    """The Case of a grid's row or of a method's label."""
+    for grid in GRIDS.values():
+        if name in grid:
+            return grid[name]
+    return find_grid(labels()[name])[name]
 
 
 def measured_cases(path, preset):

@@ -10,8 +10,8 @@ DomainNet's 55 validation classes lie inside its 300 training classes. A rate or
 in a run on the other 245 (training_classes="train"), and then fixed for a run on all 300 ("train+val"), which has
 nothing left to validate on and keeps its last epoch:
 
-    python -m prosutils train --preset domainnet --data DomainNet --set training_classes=train
-    python -m prosutils train --preset domainnet --data DomainNet --set stage2.epochs=<the best epoch of that run>
+    python -m prosutils train --preset domainnet --data DomainNet --training-classes train
+    python -m prosutils train --preset domainnet --data DomainNet --stage2.epochs <the best epoch of that run>
 """
 
 import functools
@@ -126,7 +126,7 @@ class Benchmark:
         if self.note:
             warnings.warn(f"{self.name}: {self.note}", stacklevel=2)
         if not self.query_domain:
-            raise UserError(f"{self.name} has no published splits: set dataset=folder, which draws the classes.")
+            raise UserError(f"{self.name} has no published splits: give --dataset folder, which draws the classes.")
         if str(unseen_domain).lower() not in self.query_domain:
             raise UserError(f"{self.name} holds out one of {', '.join(self.query_domain)}, not {unseen_domain}.")
         train, val, test = (

@@ -16,8 +16,8 @@ from .config import Config, Stage, Switches
 from .domains import BalancedSampler, Images, inverted_domains, train_transform
 from .evaluation import embed_rows, switch_options
 from .files import UserError, only_one, written_whole
+from .methods import find_method, registered_key
 from .metrics import retrieval_metrics
-from .tuned import find_method, registered_key
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

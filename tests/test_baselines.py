@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prosutils import UserError, load_clip, load_preset
+from prosutils import METHODS, UserError, load_clip, load_preset
 from prosutils.followers import cross_domain_triplet
-from prosutils.tuned import METHODS
 
 CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
 HEADS = {"clip.model.text_projection", "clip.model.visual.proj"}

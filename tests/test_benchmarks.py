@@ -11,7 +11,7 @@ from conftest import ToyModel
 from PIL import Image
 
 from prosutils import cli
-from prosutils.config import PRESETS, Switches, load_preset, parse_settings
+from prosutils.config import PRESETS, Switches, load_preset
 from prosutils.domains import ImageDomains
 from prosutils.evaluation import evaluate
 from prosutils.experiment import by_held_out_domain
@@ -296,10 +296,9 @@ def test_presets_have_the_released_hyper_parameters(name):
     assert str(config.unseen_domain).lower() in benchmark.query_domain
 
 
-def test_none_is_a_setting():
-    assert load_preset("domainnet", **parse_settings(["pretrained=none"])).pretrained is None
+def test_training_classes_are_train_or_all():
     with pytest.raises(UserError, match="takes: train, train"):
-        load_preset("mini-near", **parse_settings(["training_classes=all"]))
+        load_preset("mini", training_classes="all")
 
 
 def write_folder(root, domains, names, images):
@@ -324,16 +323,18 @@ def stand_in(tmp_path_factory):
     return root
 
 
-SMALL = [
-    "--set",
-    "pretrained=none",
-    "workers=0",
-    "stage1.batch_size=10",
-    "stage2.batch_size=10",
-    "stage2.epochs=1",
-    "context_tokens=2",
-    "simulator_layers=1",
-]
+SMALL_SETTINGS = dict(
+    pretrained=None,
+    workers=0,
+    stage1=dict(batch_size=10),
+    stage2=dict(batch_size=10, epochs=1),
+    context_tokens=2,
+    simulator_layers=1,
+)
+SMALL = (
+    "--pretrained None --workers 0 --stage1.batch-size 10 --stage2.batch-size 10 --stage2.epochs 1 --context-tokens 2 "
+    "--simulator-layers 1"
+).split()
 
 
 def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
@@ -360,7 +361,7 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
             "--artifacts",
             str(tmp_path),
             *SMALL,
-            "training_classes=train",
+            "--training-classes=train",
         ]
     )  # a run that only chooses adds its own rows
     both = pd.read_csv(tmp_path / "results.csv")
@@ -373,20 +374,8 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
 
 
 def test_tuning_and_unseen_classes_through_the_same_command(stand_in, tmp_path, capsys):
-    run = cli.experiment(
-        cli.parser().parse_args(
-            [
-                "train",
-                "--preset",
-                "domainnet",
-                "--data",
-                str(stand_in),
-                *SMALL,
-                "backbone=mini",
-                "training_classes=train",
-            ]
-        )
-    )
+    config = load_preset("domainnet", backbone="mini", training_classes="train", **SMALL_SETTINGS)
+    run = cli.experiment(config, cli.Place(data=stand_in, artifacts=tmp_path))
     assert len(run.split.val_classes) == 2 and {"The_Eiffel_Tower", "t-shirt"} <= set(run.split.seen_classes)
     assert run.data.domains == tuple(sorted(load_benchmark("domainnet").images))
     with pytest.raises(SystemExit, match="fixed unseen classes"):
@@ -407,10 +396,9 @@ def test_results_without_held_out_domain_replace_each_other(tmp_path, capsys):
         str(tmp_path / "Sketchy"),
         "--artifacts",
         str(tmp_path),
-        "--set",
-        "backbone=mini",
-        "pretrained=none",
-        "workers=0",
+        "--backbone=mini",
+        "--pretrained=None",
+        "--workers=0",
     ]
     for _ in range(2):
         cli.main(command)

@@ -19,7 +19,8 @@ from prosutils.show import plots
 from prosutils.show.diagrams import DOMAINS, examples
 from prosutils.training import build_model
 
-pytestmark = pytest.mark.filterwarnings("error")
+# An old matplotlib with a new pyparsing warns of names that pyparsing has changed.
+pytestmark = pytest.mark.filterwarnings("error", "ignore:.*deprecated.* use:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
