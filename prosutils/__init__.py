@@ -3,6 +3,7 @@
 from . import ablations, baselines, followers  # noqa: F401  (importing them registers their methods)
 from .backbone import PromptableCLIP, load_clip
 from .baselines import VPT, HeadsOnly, ZeroShot
+from .checkpoints import load_checkpoint, save_checkpoint
 from .config import Config, Stage, Switches, load_preset
 from .domains import ImageDomains, Images
 from .evaluation import embed, embed_rows, evaluate, evaluate_all
@@ -12,7 +13,7 @@ from .metrics import query_metrics, rank, retrieval_metrics
 from .pros import ProS
 from .released import load_released_checkpoint
 from .splits import Split, make_split, protocol_splits
-from .training import build_model, load_checkpoint, save_checkpoint, train
+from .training import build_model, train
 from .tuned import METHODS, TunedCLIP, register
 
 __all__ = [

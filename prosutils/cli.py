@@ -1,4 +1,4 @@
-"""`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: all without a notebook."""
+"""`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: without a notebook."""
 
 import argparse
 import os
@@ -10,17 +10,18 @@ import pandas as pd
 import torch
 
 from . import pictonet
+from .checkpoints import load_checkpoint
 from .config import PRESETS, load_preset, parse_settings, setting_names
 from .domains import ImageDomains
 from .evaluation import embed_rows
-from .experiment import add_results, prepare
-from .files import UserError, written_whole
+from .experiment import Experiment, add_results, prepare
+from .files import UserError, refuse_unwritable, written_whole
 from .grid import GRIDS, markdown, run_grid
+from .metrics import check_k
 from .published import benchmark_names, load_benchmark
 from .search import ImageIndex, query_feature, search_gallery, search_model
 from .show import plots
-from .training import load_checkpoint
-from .tuned import METHODS
+from .tuned import METHODS, find_method
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
 
@@ -32,22 +33,27 @@ def draw(args):
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
 
-def configuration(args):
-    """The preset with the overrides of the command line."""
-    settings = parse_settings(args.set)
+def settings(args):
+    """The settings that the command line asks for."""
+    asked = parse_settings(args.set)
     for name in ("unseen_domain", "seed"):
         if getattr(args, name) is not None:
-            settings[name] = getattr(args, name)
-    return load_preset(args.preset, **settings)
+            asked[name] = getattr(args, name)
+    return asked
+
+
+def unseen_classes(args):
+    return args.unseen_classes.split(",") if args.unseen_classes else None
 
 
 def experiment(args):
-    unseen = args.unseen_classes.split(",") if args.unseen_classes else None
-    return prepare(configuration(args), args.data, unseen, args.artifacts, args.device, args.on_error)
+    config = load_preset(args.preset, **settings(args))
+    return prepare(config, args.data, unseen_classes(args), args.artifacts, args.device, args.on_error)
 
 
 def train(args):
     """Train a method, measure it beside zero-shot CLIP, add the rows to ARTIFACTS/results.csv."""
+    find_method(args.method)
     run = experiment(args)
     print(describe(run))
     tables = []
@@ -89,30 +95,25 @@ def describe(run):
 def report(run, table):
     """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
     drawings = run.config.dataset == "pictonet" and run.data.root == pictonet.default_folder(run.config.pixels)
-    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
+    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.resolve().name)
     path = run.artifacts / "results.csv"
+    print(table[COLUMNS].round(3).to_string(index=False))  # first: nothing that was measured is lost
     add_results(table, path)
-    print(table[COLUMNS].round(3).to_string(index=False))
     print(f"Written to {path}")
 
 
 def evaluate(args):
     """Measure a checkpoint on its protocols, beside zero-shot CLIP."""
-    model = load_checkpoint(args.checkpoint)
-    args.preset = model.config.preset
-    run = experiment(args)
-    if set(model.classes) & set(run.split.unseen_classes):
-        overlap = ", ".join(sorted(set(model.classes) & set(run.split.unseen_classes)))
-        raise UserError(
-            f"The checkpoint was trained on classes that are unseen here: {overlap}. Give the unseen classes "
-            "of its training with --unseen-classes."
-        )
-    if run.split.unseen_domain in model.domains:
-        raise UserError(
-            f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
-            f"{', '.join(model.domains)}."
-        )
-    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
+    run = Experiment.from_checkpoint(
+        args.checkpoint,
+        args.data,
+        args.artifacts,
+        args.device,
+        args.on_error,
+        settings=settings(args),
+        unseen_classes=unseen_classes(args),
+    )
+    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(args.checkpoint))]))
 
 
 def searching_model(args):
@@ -134,6 +135,7 @@ def searched_data(args, config):
 
 def embed_command(args):
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
+    refuse_unwritable(args.out)
     model = searching_model(args)
     data = searched_data(args, model.config)
     features = embed_rows(model, data, torch.arange(len(data)), progress=True).numpy()
@@ -145,6 +147,7 @@ def embed_command(args):
 
 def index(args):
     """Embed every image under a folder, labelled or not, and keep the features for `search --index`."""
+    refuse_unwritable(args.out)
     made = ImageIndex.build(searching_model(args), args.folder, progress=True)
     for path, why in made.skipped:
         print(f"Skipped: {path} ({why})")
@@ -153,6 +156,7 @@ def index(args):
 
 def search(args):
     """Rank the gallery, or an index of your own images, for a query image or for words."""
+    check_k(args.k)
     model = searching_model(args)
     query = query_feature(model, args.image or args.words)
     if args.index:
@@ -234,7 +238,7 @@ def parser():
         added.add_argument("--unseen-classes", help="comma-separated classes held out of training")
         added.add_argument("--on-error", choices=["skip", "raise"], default="skip", help="images that cannot be read")
         added.add_argument("--seed", type=int)
-        added.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+        added.add_argument("--device", help="cuda, mps or cpu (default: a GPU where there is one)")
         added.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where runs and results go")
         added.add_argument(
             "--set",
@@ -292,11 +296,23 @@ def parser():
     return top
 
 
+#: What is left of a command that was interrupted, and how to go on.
+INTERRUPTED = {
+    "train": "If an epoch has ended, the same command with --resume goes on after it.",
+    "ablate": "What was measured is in the table: the same command goes on there.",
+    "tutorial": "The same command begins anew, but for models that were finished.",
+}
+
+
 def main(argv=None):
     args = parser().parse_args(argv)
     try:
         args.function(args)
+        sys.stdout.flush()  # a reader that has gone is noticed here
     except UserError as error:
         sys.exit(f"{error}")
     except KeyboardInterrupt:
-        sys.exit("Interrupted. Finished epochs are kept; --resume goes on from them.")
+        sys.exit(f"Interrupted. {INTERRUPTED.get(args.command, 'The same command begins anew.')}")
+    except BrokenPipeError:  # as of `| head`: whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        sys.exit(1)

@@ -62,6 +62,16 @@ class Split:
         names = "\n".join(self.data.paths[row].relative_to(self.data.root).as_posix() for row in rows)
         return f"{len(self.train)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
 
+    def training(self):
+        """What a checkpoint has to hold, beside the seen classes and the training domains, so that this split can be
+        made again and its training pictures compared: a dict of plain values."""
+        return dict(
+            training_pictures=self.training_pictures(),
+            gallery_domain=self.gallery_domain,
+            val_classes=list(self.val_classes),
+            unseen_classes=list(self.unseen_classes),
+        )
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -84,7 +94,7 @@ def make_split(
     seed=0,
     seen_classes=None,
     udcdr_sample=None,
-    switches=Switches(),
+    switches=None,
 ):
     """A protocol of universal cross-domain retrieval on a folder [Paul et al., ICCV 2021; ProS].
 
@@ -111,6 +121,7 @@ def make_split(
 
     Raises UserError for unknown names (listing the known), classes without gallery image, and empty parts.
     """
+    switches = switches or Switches()
     _check_known("protocol", [protocol], PROTOCOLS)
     _check_known("gallery", [gallery], GALLERIES)
     if not 0 < holdout_fraction < 1:

@@ -40,6 +40,7 @@ ORDER = (
     "followers",
     "metrics",
     "tables",
+    "checkpoints",
     "evaluation",
     "training",
     "released",
