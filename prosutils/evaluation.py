@@ -2,7 +2,7 @@
 
 import multiprocessing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -86,12 +86,17 @@ def embed(
     try:
         batches = (
             batch if torch.is_tensor(batch) else batch[0]
-            for batch in tqdm(batches, desc="Embedding", disable=not progress)
+            for batch in tqdm(once(batches), desc="Embedding", total=len(batches), disable=not progress)
         )
         features = [model.encode_image(batch.to(device)).float().cpu() for batch in batches]
     finally:
         model.train(was_training)
     return torch.cat(features)
+
+
+def once(batches: Iterable) -> Iterator:
+    """The batches for tqdm, which begins twice with what it is given: a DataLoader would start its processes twice."""
+    yield from batches
 
 
 def fast_batch(device: torch.device, batch_size: int | None = None) -> int:

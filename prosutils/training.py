@@ -19,7 +19,7 @@ from .checkpoints import (
 )
 from .config import Switches
 from .domains import BalancedSampler, Images, inverted_domains, train_transform
-from .evaluation import embed, fast_batch, loader, rows_as_images, switch_options
+from .evaluation import embed, fast_batch, loader, once, rows_as_images, switch_options
 from .files import UserError, only_one
 from .metrics import retrieval_metrics
 from .tuned import find_method
@@ -175,7 +175,7 @@ class TrainingRun:
         total = torch.zeros(3, device=self.device)  # loss, hits, images
         unasked = 1 if self.device.type == "cpu" else STEPS_UNASKED
         name = f"{self.model.label} stage {stage} epoch {self.epoch + 1}"
-        bar = tqdm(batches, desc=name, leave=False, disable=not self.progress)
+        bar = tqdm(once(batches), desc=name, total=len(batches), leave=False, disable=not self.progress)
         for step, batch in enumerate(bar, 1):
             loss, hits = self.train_step(batch, stage)
             total += torch.stack([loss * len(hits), hits.sum(), torch.full_like(loss, len(hits))])
