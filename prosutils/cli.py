@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, create_mutex_group
 
 from .config import PRESETS, Config, changes, load_preset
-from .files import UserError, written_whole
+from .files import UserError, refuse_unwritable, written_whole
 from .names import print_any_name
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ def report(run: "Experiment", table: "pd.DataFrame") -> None:
     from .experiment import add_results, pictonet_folder
 
     drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
-    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
+    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.resolve().name)
     path = run.artifacts / "results.csv"
+    print(table[COLUMNS].round(3).to_string(index=False))  # first: nothing that was measured is lost
     add_results(table, path)
-    print(table[COLUMNS].round(3).to_string(index=False))
     print(f"Written to {path}")
 
 
@@ -176,36 +176,28 @@ def evaluate(
     """Measure a checkpoint on its protocols, beside zero-shot CLIP."""
     import pandas as pd
 
+    from .experiment import Experiment
     from .methods import import_methods
-    from .training import load_checkpoint
+    from .names import parse_names
 
     import_methods(imports)
-    model = load_checkpoint(checkpoint)
-    run = experiment(replace(model.config, unseen_domain=unseen_domain or model.config.unseen_domain), place)
-    refuse_trained_on(run, model)
-    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
-
-
-def refuse_trained_on(run: "Experiment", model: "TunedCLIP") -> None:
-    """UserError where the classes or the domain of the test are among those of the model's training."""
-    overlap = sorted(set(model.classes) & set(run.split.unseen_classes))
-    if overlap:
-        raise UserError(
-            f"The checkpoint was trained on classes that are unseen here: {', '.join(overlap)}. Give the unseen "
-            "classes of its training with --unseen-classes."
-        )
-    if run.split.unseen_domain in model.domains:
-        raise UserError(
-            f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
-            f"{', '.join(model.domains)}."
-        )
+    run = Experiment.from_checkpoint(
+        checkpoint,
+        place.data,
+        place.artifacts,
+        place.device,
+        place.on_error,
+        settings={} if unseen_domain is None else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain),
+        unseen_classes=parse_names(place.unseen_classes or None),
+    )
+    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(checkpoint))]))
 
 
 def searching_model(checkpoint: Path | None, preset: str, imports: Sequence[Path]) -> "TunedCLIP":
     """The checkpoint's model, or zero-shot CLIP of the preset."""
     from .methods import import_methods
     from .search import search_model
-    from .training import load_checkpoint
+    from .checkpoints import load_checkpoint
 
     import_methods(imports)
     return load_checkpoint(checkpoint) if checkpoint else search_model(preset)
@@ -236,6 +228,7 @@ def embed(
 
     from .evaluation import embed_rows
 
+    refuse_unwritable(out)
     model = searching_model(checkpoint, preset, imports)
     images = searched_data(data, model.config)
     features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
@@ -255,6 +248,7 @@ def index(
     """Embed every image under a folder, labelled or not, and keep the features for `search --index`."""
     from .search import ImageIndex
 
+    refuse_unwritable(out)
     made = ImageIndex.build(searching_model(checkpoint, preset, imports), folder, progress=True)
     for path, why in made.skipped:
         print(f"Skipped: {path} ({why})")
@@ -279,8 +273,10 @@ def search(
     imports: Imports = (),
 ) -> None:
     """Rank the gallery, or an index of your own images, for a query image or for words."""
+    from .metrics import check_k
     from .search import ImageIndex, query_feature, search_gallery
 
+    check_k(k)
     model = searching_model(checkpoint, preset, imports)
     query = query_feature(model, image or words)
     if index:
@@ -386,6 +382,14 @@ def tutorial(artifacts: Path = ARTIFACTS) -> None:
     print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/00_start_here.ipynb)")
 
 
+#: What is left of a command that was interrupted, and how to go on.
+INTERRUPTED = {
+    "train": "If an epoch has ended, the same command with --resume goes on after it.",
+    "ablate": "What was measured is in the table: the same command goes on there.",
+    "tutorial": "The same command begins anew, but for models that were finished.",
+}
+
+
 def commands(config: Config) -> dict[str, Callable]:
     """The commands by name; the flags of settings have `config`'s values as defaults."""
     return {
@@ -415,10 +419,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             commands(preset_of(words)), prog="prosutils", description=__doc__, args=words, config=(FlagCreatePairsOff,)
         )
+        sys.stdout.flush()  # a reader that has gone is noticed here
     except UserError as error:
         sys.exit(f"{error}")
     except KeyboardInterrupt:
-        kept = " Finished epochs are kept; --resume goes on from them." if words[:1] == ["train"] else ""
-        sys.exit(f"Interrupted.{kept}")
+        sys.exit(f"Interrupted. {INTERRUPTED.get(''.join(words[:1]), 'The same command begins anew.')}")
     except BrokenPipeError:  # what reads the output, `head` say, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

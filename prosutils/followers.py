@@ -82,6 +82,11 @@ class DePro(TunedCLIP):
         x1, x2 = (F.normalize(x, dim=1) for x in self.views(images))
         return {"x1": x1, "x2": x2, "both": torch.cat([x2, x1], 1)}[self.part]
 
+    def encode_words(self, captions):
+        """As long as the feature of an image: where both views stand side by side, the text is compared with each."""
+        texts = F.normalize(super().encode_words(captions), dim=1)
+        return torch.cat([texts, texts], 1) if self.part == "both" else texts
+
     def loss_and_logits(self, images, class_index, domain_index, stage):
         x1, x2 = self.views(images)
         logits = self.logits(x2)

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import shutil
+import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,17 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from .checkpoints import differences, flat
 from .config import Config, load_preset
 from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
-from .files import UserError
+from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
-from .tables import write_table
+from .tables import GRID, add_rows, read_table
 
-#: What one row of the table measured; a case is done when its rows are there.
-CASE = ["preset", "case", "unseen_domain", "seed"]
+#: What one row of the table measured; a case is done when its rows are there. Beside them are the preset, the settings
+#: that replaced its own, and the folder.
+CASE = ["case", "unseen_domain", "seed", "switches"]
 
 
 class Training(NamedTuple):
@@ -109,43 +112,85 @@ GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "sw
 
 
 def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None, imports=()):
-    """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the table.
+    """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the rows that it
+    holds of these cases, with all held-out domains and seeds.
 
-    names: of grids, or keys of methods, each a row; preset: its name; settings: {name: value} for all cases
-    (`load_preset`); data: a folder, None for PictoNet; imports: files that register methods (`import_methods`);
-    jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
-    measured, so that an interrupted grid goes on where it stopped. Trained models are not kept; a first stage that
-    several cases share is trained once.
+    names: of grids, or keys of methods, each a row; preset: its name; domains: held-out domains, None (or "none") where no domain is held out; settings: {name: value}
+    for all cases (`load_preset`); data: a folder, None for PictoNet; imports: files that register methods
+    (`import_methods`); jobs: runs at a time, each with its share of the
+    cores. Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted
+    grid goes on where it stopped. Trained models are not kept; a first stage that several cases share is trained once,
+    in a folder of this grid's own, so that two grids may run side by side.
+    Raises UserError for unknown names, values that no setting takes, and a table that is of another kind.
     """
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}; it is a number of runs at a time, 1 or more.")
     import_methods(imports)
-    chosen = choose(names, cases)
-    wanted = [
-        (name, domain, seed)
+    settings = settings or {}
+    about = about_grid(preset, settings, data)
+    wanted = wanted_cases(choose(names, cases), preset, [domain or "none" for domain in domains], seeds, settings)
+    done = measured_cases(table, about)
+    left = [
+        (name, domain, seed) for name, domain, seed, switches in wanted if (name, domain, seed, switches) not in done
+    ]
+    refuse_unwritable(table)
+    measure_all(by_training(left, preset, settings), about, len(wanted), table, Path(artifacts), jobs, data, imports)
+    rows = read_rows(table, about)
+    asked = {(name, switches) for name, _, _, switches in wanted}
+    return rows[[pair in asked for pair in zip(rows.case, rows.switches, strict=True)]].reset_index(drop=True)
+
+
+def about_grid(preset, settings, data):
+    """What all rows of a grid share, as its table names it: preset, settings, data."""
+    before, after = (flat(dataclasses.asdict(load_preset(preset, **some))) for some in ({}, settings))
+    changed = [
+        f"{name}={value}"
+        for name, (_, value) in sorted(differences(before, after).items())
+        if name not in ("workers", "unseen_domain", "seed") and not name.startswith("switches")  # no change, or columns
+    ]
+    return dict(
+        preset=preset,
+        settings=" ".join(changed),
+        data=Path(data).resolve().name if data else "",
+    )
+
+
+def wanted_cases(names, preset, domains, seeds, settings):
+    """[(case, held-out domain, seed, switches of its measurement as text)] of all cases of a grid."""
+    switches = {}
+    for name in names:
+        config = load_preset(preset, **merged(settings, find_case(name).settings))
+        switches[name] = dataclasses.replace(config.switches, **find_case(name).at_test).differing()
+    return [
+        (name, domain, seed, switches[name])
         for seed in seeds
         for domain in domains
-        for name in chosen
+        for name in names
         if seed == seeds[0] or find_case(name).method not in SAME_WITH_EVERY_SEED
     ]
-    done = measured_cases(table, preset)
-    left = [case for case in wanted if case not in done]
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" cases")
+
+
+def measure_all(trainings, about, total, table, artifacts, jobs, data, imports=()):
+    """Train and measure {Training: names of its cases}, `jobs` at a time, and add the rows to the table one by one."""
+    left = sum(len(names) for names in trainings.values())
+    bar = tqdm(total=total, initial=total - left, desc="Grid", unit=" cases")
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, imports)) as pool:
-        runs = {
-            pool.submit(measure, training, names, Path(artifacts) / "grid", data): names
-            for training, names in by_training(left, preset, settings or {}).items()
-        }
+    artifacts.mkdir(parents=True, exist_ok=True)
+    with (
+        bar,
+        tempfile.TemporaryDirectory(prefix="grid-", dir=artifacts, ignore_cleanup_errors=True) as work,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, imports)) as pool,
+    ):
+        runs = {pool.submit(measure, training, names, Path(work), data): names for training, names in trainings.items()}
         try:
             for run in as_completed(runs):
-                add_rows(run.result(), table)
-                bar.set_postfix_str(run.result().case.iloc[0])
+                rows = run.result().assign(**about)
+                add_rows(rows, table, GRID)
+                bar.set_postfix_str(rows.case.iloc[0])
                 bar.update(len(runs[run]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    bar.close()
-    shutil.rmtree(Path(artifacts) / "grid" / "stage1", ignore_errors=True)
-    return pd.read_csv(table)
 
 
 def begin_worker(threads, imports):
@@ -187,19 +232,15 @@ def find_case(name):
     return find_grid(labels()[name])[name]
 
 
-def measured_cases(path, preset):
-    """{(case, unseen domain, seed)} that the table holds."""
-    if not Path(path).exists():
-        return set()
-    table = pd.read_csv(path)
-    return set(table[table.preset == preset][CASE[1:]].itertuples(index=False, name=None))
+def measured_cases(path, about):
+    """{(case, held-out domain, seed, switches)} that the table holds of one preset, its settings and a folder."""
+    return set(read_rows(path, about)[CASE].itertuples(index=False, name=None))
 
 
-def add_rows(rows, path):
-    """Add rows to the table in one step, sorted, so that the file depends on what was measured and not on when."""
-    if Path(path).exists():
-        rows = pd.concat([pd.read_csv(path), rows])
-    write_table(rows.sort_values([*CASE, "method", "protocol", "gallery"], ignore_index=True), path)
+def read_rows(path, about):
+    """The rows of a grid's table with the preset, settings and folder of `about`."""
+    table = read_table(path, GRID)
+    return table[(table[list(about)] == pd.Series(about)).all(axis=1)]
 
 
 def by_training(cases, preset, settings):
@@ -214,8 +255,8 @@ def by_training(cases, preset, settings):
 
 
 def expected_length(training):
-    """What orders trainings by their length: the depth of the simulator. DePro reads each image twice; it comes second, so
-    that the first two runs do not begin with one first stage, for which one of them would wait."""
+    """What orders trainings by their length: the depth of the simulator. DePro reads each image twice; it comes second,
+    so that the first two runs do not begin with one first stage, for which one of them would wait."""
     return 3.5 if training.method == "depro" else training.config.simulator_layers
 
 
@@ -231,7 +272,7 @@ def with_rates(config, factor):
 
 
 def measure(training, names, artifacts, data):
-    """Train once and measure the cases `names`: their rows, with the images seen."""
+    """Train once and measure the cases `names`: their rows, with the images seen. All files go to `artifacts`."""
     config = training.config
     folder = artifacts / f"{names[0]}-{config.unseen_domain}-{config.seed}".replace(" ", "-")
     run = prepare(config, data, artifacts=folder, progress=False)
@@ -242,12 +283,7 @@ def measure(training, names, artifacts, data):
     model, history = run.fit(training.method, progress=False, shared=artifacts / "stage1")
     rows = []
     for name in names:
-        about = dict(
-            preset=config.preset,
-            case=name,
-            seed=config.seed,
-            images=int(history.images.iloc[-1]) if len(history) else 0,
-        )
+        about = dict(case=name, seed=config.seed, images=int(history.images.iloc[-1]) if len(history) else 0)
         switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
         for part in getattr(model, "parts", [None]):  # DePro: one training, three readings
             label = name

@@ -51,7 +51,7 @@ def test_train_writes_a_row_per_measured_case(trained):
     table = pd.read_csv(trained / "results.csv")
     assert COLUMNS <= set(table.columns)
     assert table.groupby("method").size().to_dict() == {"ProS": 4, "Zero-shot CLIP": 4}
-    assert set(zip(table.protocol, table.gallery)) == {
+    assert set(zip(table.protocol, table.gallery, strict=True)) == {
         ("UCDR", "unseen"),
         ("UCDR", "mixed"),
         ("UcCDR", "unseen"),
@@ -72,12 +72,12 @@ def test_evaluate_gives_the_numbers_of_training(trained, toy_folder, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), pd.read_csv(trained / "results.csv"))
 
 
-def test_evaluate_refuses_classes_and_domains_of_the_training(trained, toy_folder, tmp_path, capsys):
+def test_evaluate_refuses_other_classes_and_domains_than_the_training_s(trained, toy_folder, tmp_path, capsys):
     base = ["evaluate", checkpoint(trained), "--data", toy_folder, "--artifacts", tmp_path]
-    assert "trained on classes that are unseen here" in refusal(
+    assert "unseen classes gem, stripes, and you ask for ball, house" in refusal(
         capsys, *base, "--unseen-domain", "sketch", "--unseen-classes", "ball,house"
     )
-    assert "trained on the domain pixel" in refusal(
+    assert "unseen_domain=sketch, and you ask for unseen_domain=pixel" in refusal(
         capsys, *base, "--unseen-domain", "pixel", "--unseen-classes", "gem,stripes"
     )
 

@@ -43,6 +43,7 @@ ORDER = (
     "methods",
     "metrics",
     "tables",
+    "checkpoints",
     "evaluation",
     "training",
     "released",
