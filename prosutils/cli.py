@@ -96,7 +96,9 @@ def experiment(config: Config, place: Place) -> "Experiment":
 
     if config.unseen_domain == "none":
         config = replace(config, unseen_domain=None)
-    return prepare(config, place.data, parse_names(place.unseen_classes or None), place.artifacts, place.device, place.on_error)
+    return prepare(
+        config, place.data, parse_names(place.unseen_classes or None), place.artifacts, place.device, place.on_error
+    )
 
 
 def train(
@@ -187,7 +189,9 @@ def evaluate(
         place.artifacts,
         place.device,
         place.on_error,
-        settings={} if unseen_domain is None else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain),
+        settings={}
+        if unseen_domain is None
+        else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain),
         unseen_classes=parse_names(place.unseen_classes or None),
     )
     report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(checkpoint))]))

@@ -267,6 +267,8 @@ def changes(config: object, default: object) -> dict:
         if value != usual:
             changed[item.name] = changes(value, usual) if dataclasses.is_dataclass(value) else value
     return changed
+
+
 def setting_names(config, prefix=""):
     """Dotted names of all settings of a (nested) config."""
     for item in fields(config):

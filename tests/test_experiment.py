@@ -74,6 +74,9 @@ def test_what_ships_is_the_presets_model_and_as_good_as_its_history_says(tmp_pat
         model, history = run.fit(method, shipped=True)
         value = mean_average_precision(model, run.data, run.split.val_query, run.split.val_gallery)
         assert value == pytest.approx(history["val_mAP@200"].max(), abs=2e-3)  # bfloat16 elsewhere, float32 here
-    for other in (run.fit, experiment.prepare(load_preset("mini-near", seed=1), artifacts=tmp_path, progress=False).fit):
+    for other in (
+        run.fit,
+        experiment.prepare(load_preset("mini-near", seed=1), artifacts=tmp_path, progress=False).fit,
+    ):
         with pytest.raises(pytest.fail.Exception):
             other("heads", shipped=other != run.fit)  # neither unasked nor for another run

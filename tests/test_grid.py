@@ -33,7 +33,9 @@ def table(toy_folder, tmp_path_factory):
     """Baselines and switches on the toy folder, measured once."""
     folder = tmp_path_factory.mktemp("grid")
     path = folder / "grid.csv"
-    run_grid(["baselines", "switches"], "mini-near", ["sketch"], [0], path, folder, jobs=2, settings=SHORT, data=toy_folder)
+    run_grid(
+        ["baselines", "switches"], "mini-near", ["sketch"], [0], path, folder, jobs=2, settings=SHORT, data=toy_folder
+    )
     return path
 
 

@@ -50,7 +50,7 @@ def split(toy):
 
 def config(**settings):
     short = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=2, batch_size=6))
-    return load_preset("mini", **(short | settings))
+    return load_preset("mini-near", **(short | settings))
 
 
 # --- Settings -----------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_a_stage_refuses_values_that_it_cannot_train_with(name, values):
         with pytest.raises(UserError, match=f"^{name} is {value!r}; it takes"):
             Stage(**good | {name: value})
         with pytest.raises(UserError, match=f"^stage2.{name} is {value!r}; it takes"):
-            load_preset("mini", stage2={name: value})
+            load_preset("mini-near", stage2={name: value})
     Stage(epochs=0, batch_size=1, lr=0)  # random units; nothing but the heads
 
 
@@ -101,13 +101,13 @@ def test_a_stage_refuses_values_that_it_cannot_train_with(name, values):
 def test_a_configuration_refuses_values_by_name(name, values):
     for value in values:
         with pytest.raises(UserError, match=f"^{name} is "):
-            load_preset("mini", **{name: value})
+            load_preset("mini-near", **{name: value})
     with pytest.raises(UserError, match="Switch read_out is 'mine'"):
         Switches(read_out="mine")
 
 
 def test_every_preset_and_numpy_s_numbers_pass():
-    made = load_preset("mini", seed=np.int64(3), temperature=np.float32(0.5), stage2=dict(epochs=np.int32(2), lr=1))
+    made = load_preset("mini-near", seed=np.int64(3), temperature=np.float32(0.5), stage2=dict(epochs=np.int32(2), lr=1))
     assert [type(value) for value in (made.seed, made.temperature, made.stage2.epochs, made.stage2.lr)] == [
         int,
         float,
@@ -115,7 +115,7 @@ def test_every_preset_and_numpy_s_numbers_pass():
         float,
     ]
     for unseen in ("none", None, "None"):
-        assert load_preset("mini", unseen_domain=unseen).unseen_domain is None
+        assert load_preset("mini-near", unseen_domain=unseen).unseen_domain is None
 
 
 @pytest.mark.parametrize("words", ["--stage1 3", "--switches released", "--stage1.epochs.x 3", "--stage2.epochs"])
@@ -332,7 +332,7 @@ def test_search_ranks_as_the_switches_say(toy, tmp_path):
     assert index.search(query, 1)[1].item() == "far.png"
     assert dataclasses.replace(index, similarity="euclidean").search(query, 1)[1].item() == "near.png"
     model = search_model()
-    model.config = load_preset("mini", switches=dict(similarity="released"))
+    model.config = load_preset("mini-near", switches=dict(similarity="released"))
     folder = toy.root / "emoji"
     built = ImageIndex.build(model, folder)
     assert built.similarity == "euclidean"
