@@ -1,5 +1,10 @@
 # Every target first builds .venv where it is missing, and installs again where pyproject.toml is newer.
+#   make test PYTHON=python3.12    another Python
+#   make test TORCH=cpu            PyTorch's CPU build: no CUDA libraries, a tenth of the download
+#   make test UV=                  pip, though uv is installed
 PYTHON ?= python3
+UV ?= $(shell command -v uv 2> /dev/null)
+TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NBGRADER := .venv/nbgrader
@@ -35,12 +40,22 @@ assignments: $(NBGRADER) ## build the student versions of the assignments (assig
 grade: $(NBGRADER) ## grade the sample submissions of the assignments and compare with the points they should get
 	$(BIN)/python assignments/course.py grade
 
+ifneq ($(UV),)
+VENV := $(UV) venv --quiet --seed --allow-existing --python $(PYTHON) .venv
+INSTALL := $(UV) pip install --python $(BIN)/python $(if $(filter cpu,$(TORCH)),--torch-backend cpu)
+else
+VENV := $(PYTHON) -m venv .venv
+INSTALL := $(BIN)/python -m pip install
+CPU_TORCH := $(if $(filter cpu,$(TORCH)),$(INSTALL) --index-url https://download.pytorch.org/whl/cpu "torch>=2.6" "torchvision>=0.21")
+endif
+
 $(INSTALLED): pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --editable ".[test]"
+	$(VENV)
+	$(CPU_TORCH)
+	$(INSTALL) --editable ".[test]"
 	@touch $@
 
 # Apart from the rest, for nbgrader adds menus to JupyterLab that only lecturers need.
 $(NBGRADER): $(INSTALLED)
-	$(BIN)/python -m pip install --editable ".[assignments]"
+	$(INSTALL) --editable ".[assignments]"
 	@touch $@

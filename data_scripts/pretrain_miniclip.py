@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from prosutils.backbone import MINI, MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, fold_batch_norm
 from prosutils.files import UserError
-from prosutils.training import fast_precision
+from prosutils.training import has_bfloat16
 
 PIXELS = 64  # of a rendered icon; augmentation cuts 56 x 56 out of it
 ICONS_PER_NAME = 4  # variants (outline, filled, ...) of one name taken from one set
@@ -476,7 +476,8 @@ class Pretraining:
         self.set_rate()
         images, captions, true = self.batches.draw(self.args.batch)
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with fast_precision(self.device), sdpa_kernel(SDPBackend.MATH):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device))
+        with autocast, sdpa_kernel(SDPBackend.MATH):
             patches = self.clip.patches(images)
             patches = drop_patches(patches, 0.5) if self.step < self.steps * 7 // 8 else patches
             features, texts = self.clip.encode_tokens(patches), self.clip.encode_text(captions)

@@ -1,7 +1,10 @@
 """The notebooks in Colab: `setup` prepares a session, `write` puts badge and first cell into every notebook.
 
-%run colab.py setup                 # in a notebook's first cell, in Colab
-python notebooks/colab.py write     # after `Repository` in pyproject.toml has changed
+    %run colab.py setup                  # in a notebook's first cell, in Colab
+    python notebooks/colab.py write      # with the address of the git remote `origin`
+    python notebooks/colab.py write URL  # with another address: https://github.com/you/your-copy
+
+Without an address there is no badge, and the first cell's REPOSITORY is empty.
 """
 
 import argparse
@@ -24,12 +27,14 @@ BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})"
 )
-CELL = """# In Colab: fetches the tutorial and installs what is missing, never torch, torchvision or numpy. Elsewhere: nothing.
+CELL = """# In Colab: fetches the tutorial and installs what is missing, never torch, torchvision or numpy.
+# Elsewhere: nothing.
 import sys
 
+REPOSITORY = "{address}"  # of the tutorial; `python notebooks/colab.py write URL` sets it in every notebook
 if "google.colab" in sys.modules:
-    ![ -d /content/{folder} ] || git clone -q --depth 1 https://github.com/{repository} /content/{folder}
-    %cd -q /content/{folder}/notebooks
+    ![ -d /content/tutorial ] || git clone -q --depth 1 {{REPOSITORY}} /content/tutorial
+    %cd -q /content/tutorial/notebooks
     %run colab.py setup"""
 
 
@@ -60,13 +65,13 @@ def setup():
 
 
 def missing():
-    """Requirements of pyproject.toml that this Python lacks, or has too old."""
+    """Requirements of the package and of its notebooks (pyproject.toml) that this Python lacks, or has too old."""
     from packaging.requirements import Requirement
 
     text = (ROOT / "pyproject.toml").read_text()
-    listed = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1])
+    lists = re.findall(r"^(?:dependencies|notebooks) = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
     wanted = []
-    for requirement in map(Requirement, listed):
+    for requirement in map(Requirement, re.findall(r'"([^"]+)"', "".join(lists))):
         try:
             there = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
         except metadata.PackageNotFoundError:
@@ -107,13 +112,28 @@ def install(requirements):
 # --- At home ------------------------------------------------------------------------------------------------------
 
 
-def write():
+def origin():
+    """Address of the git remote `origin` as a browser has it; "" where there is none, or it is not on GitHub."""
+    try:
+        done = subprocess.run(["git", "remote", "get-url", "origin"], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:  # git is not installed
+        return ""
+    return browsable(done.stdout.strip())
+
+
+def browsable(address):
+    """A remote's address (git@github.com:a/b.git, https://github.com/a/b.git) as https://github.com/a/b; else ""."""
+    found = re.fullmatch(r"(?:https://|ssh://git@|git@)github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", address)
+    return f"https://github.com/{found[1]}" if found else ""
+
+
+def write(address):
     """Put badge and first cell into every notebook; returns the names of those that changed."""
     changed = []
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         before = path.read_text(encoding="utf-8")
         notebook = json.loads(before)
-        with_badge(notebook, path.name)
+        with_badge(notebook, path.name, address)
         after = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
         if after != before:
             path.write_text(after, encoding="utf-8")
@@ -121,16 +141,16 @@ def write():
     return changed
 
 
-def with_badge(notebook, name):
-    """A notebook (as JSON) whose title cell begins with the badge and is followed by Colab's cell."""
-    settings = (ROOT / "pyproject.toml").read_text()
-    repository = re.search(r'^Repository = "https://github.com/([^"]+)"', settings, re.MULTILINE)[1]
+def with_badge(notebook, name, address):
+    """A notebook (as JSON) whose title cell begins with the badge, where there is an address, and is followed by
+    Colab's cell."""
     title, *others = notebook["cells"]
     lines = [line for line in title["source"] if "colab-badge.svg" not in line]
     while not lines[0].strip():
         lines.pop(0)
-    title["source"] = [BADGE.format(repository=repository, name=name) + "\n", "\n", *lines]
-    source = CELL.format(repository=repository, folder=repository.split("/")[1]).splitlines(keepends=True)
+    repository = address.removeprefix("https://github.com/")
+    badge = [BADGE.format(repository=repository, name=name) + "\n", "\n"] if address else []
+    title["source"] = badge + lines
     before = next((other for other in others if other.get("id") == "colab"), {})
     cell = dict(
         cell_type="code",
@@ -138,18 +158,26 @@ def with_badge(notebook, name):
         id="colab",
         metadata=dict(tags=["colab"]),
         outputs=[],
-        source=source,
+        source=CELL.format(address=address).splitlines(keepends=True),
     )
     notebook["cells"] = [title, cell, *(other for other in others if other.get("id") != "colab")]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["setup", "write"])
-    if parser.parse_args().command == "setup":
-        setup()
-    else:
-        print("\n".join(write()) or "Every notebook has its badge and first cell already.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("setup", help="in Colab: install what is missing")
+    writing = commands.add_parser("write", help="put badge and first cell into every notebook")
+    writing.add_argument("address", nargs="?", metavar="URL", help="of the repository (default: the remote origin's)")
+    args = parser.parse_args()
+    if args.command == "setup":
+        return setup()
+    address = browsable(args.address) if args.address else origin()
+    if args.address and not address:
+        sys.exit(f"{args.address} is not the address of a repository on GitHub: https://github.com/you/your-copy.")
+    print("\n".join(write(address)) or "Every notebook has its badge and first cell already.")
+    if not address:
+        print("No address: the notebooks have no badge. Give one: python notebooks/colab.py write URL")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class OneKindOfUnit(ProS):
         units = self.units.all(len(images)) if units is None else units
         split = len(self.domains)
         units = self.own_kind(units[:, :split], units[:, split:])
-        return super().simulate(images, units)[:, self.kind, None]
+        return super().simulate(images, units).chunk(2, dim=1)[self.kind]
 
 
 @register("pros-domain-units")

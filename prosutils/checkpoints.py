@@ -9,17 +9,26 @@ import torch
 from .backbone import load_clip
 from .config import PRESETS, Config, Stage, Switches, setting_names
 from .files import UserError, written_whole
-from .tuned import METHODS, find_method, registered_key
+from .methods import METHODS, find_method, registered_key
 
 #: The layout of checkpoint files; 1 had no version, no gallery domain, and no validation and unseen classes.
 VERSION = 2
 #: Settings that came after the first checkpoints, by their dotted names: what a file without them was trained with.
-EARLIER_SETTINGS: dict[str, object] = {}
+EARLIER_SETTINGS: dict[str, object] = {
+    "tier": "near",
+    "strength": None,
+    "simulator_reads": "own",
+    "prompt_tokens": 1,
+    "switches.heads": "released",
+}
 #: Settings that do not change what a run trains: how it is named and carried out, and how the split is made, for the
 #: classes, domains and training pictures that come of it are compared themselves.
 NOT_TRAINED_BY = {"preset", "dataset", "workers", "unseen_domain", "gallery_domain", "training_classes", "split_seed"}
 #: Switches that only measure, or are part of the split.
 NOT_TRAINED_BY |= {f"switches.{name}" for name in ("similarity", "average_precision", "udcdr_gallery", "file_order")}
+
+#: What only stage 2 depends on, beside its own settings.
+NOT_IN_STAGE1 = ("simulator_layers", "simulator_reads", "prompt_tokens", "switches.selection", "unseen_classes")
 
 
 def identity(model, config=None):
@@ -57,7 +66,7 @@ def stage1_key(model):
     about = {
         name: value
         for name, value in what_trains(identity(model)).items()
-        if not name.startswith("stage2") and name not in ("simulator_layers", "switches.selection", "unseen_classes")
+        if not name.startswith("stage2") and name not in NOT_IN_STAGE1
     } | dict(method=model.stage1_key)
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 

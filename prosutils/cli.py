@@ -1,72 +1,135 @@
-"""`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: without a notebook."""
+"""ProS without a notebook: draw the benchmark, train, measure, search.
+
+Every setting of a run is a flag (--stage2.epochs 3). `prosutils train --preset NAME --help` shows them all, with the
+preset's values.
+"""
 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-import pandas as pd
-import torch
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, create_mutex_group
 
-from . import pictonet
-from .checkpoints import load_checkpoint
-from .config import PRESETS, load_preset, parse_settings, setting_names
-from .domains import ImageDomains
-from .evaluation import embed_rows
-from .experiment import Experiment, add_results, prepare
+from .config import PRESETS, Config, changes, load_preset
 from .files import UserError, refuse_unwritable, written_whole
-from .grid import GRIDS, markdown, run_grid
-from .metrics import check_k
-from .published import benchmark_names, load_benchmark
-from .search import ImageIndex, query_feature, search_gallery, search_model
-from .show import plots
-from .tuned import METHODS, find_method
+from .names import print_any_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .domains import ImageDomains
+    from .experiment import Experiment
+    from .tuned import TunedCLIP
+
+# The commands import what they need when they run: `--help` does not wait for PyTorch.
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
+ARTIFACTS = Path("artifacts")
+
+Settings = Annotated[Config, arg(name="")]
+Imports = Annotated[
+    UseAppendAction[tuple[Path, ...]],
+    arg(name="import", metavar="FILE", help="a Python file that registers methods of your own"),
+]
+Preset = Annotated[str, arg(help=f"backbone and data: {', '.join(PRESETS)}")]
+DataFolder = Annotated[
+    Path | None,
+    arg(metavar="FOLDER", help="a domain/class/image folder", help_behavior_hint="(default: PictoNet)"),
+]
+Checkpoint = Annotated[
+    Path | None,
+    arg(metavar="FILE", help="a trained model", help_behavior_hint="(default: zero-shot CLIP of the preset)"),
+]
+UnseenClasses = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="NAMES",
+        help="classes held out of training: 'cat,dog', or with a comma in a name 'cat,\"Paris, France\"'",
+        help_behavior_hint="(default: the data's own)",
+    ),
+]
+Device = Annotated[
+    str | None, arg(metavar="cuda|cpu", help="what computes", help_behavior_hint="(default: cuda where there is one)")
+]
+QUERY = create_mutex_group(required=True, title="query")
 
 
-def draw(args):
+@dataclass(frozen=True)
+class Place:
+    """Where pictures come from and results go."""
+
+    data: DataFolder = None
+    unseen_classes: UnseenClasses = ()
+    on_error: Literal["skip", "raise"] = "skip"  # what happens with images that cannot be read
+    device: Device = None
+    artifacts: Path = ARTIFACTS  # folder of runs and results
+
+
+def draw(
+    size: Annotated[int, arg(help="pixels")] = 64,
+    to: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the user's cache)")] = None,
+    tier: Annotated[Literal["near", "far"], arg(help="as designed, or each domain in a technique of its own")] = "far",
+    strength: Annotated[
+        float | None, arg(help="of the far tier's techniques, 0 to 1", help_behavior_hint="(default: as chosen)")
+    ] = None,
+) -> None:
     """Lay PictoNet out as domain/class/image.png."""
-    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size, jobs=os.cpu_count() or 1)
+    from . import pictonet
+    from .domains import ImageDomains
+
+    folder = to or pictonet.default_folder(size, tier, strength)
+    pictonet.lay_out(folder, size, jobs=os.cpu_count() or 1, tier=tier, strength=strength)
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
 
-def settings(args):
-    """The settings that the command line asks for."""
-    asked = parse_settings(args.set)
-    for name in ("unseen_domain", "seed"):
-        if getattr(args, name) is not None:
-            asked[name] = getattr(args, name)
-    return asked
+def experiment(config: Config, place: Place) -> "Experiment":
+    """The data, splits and backbone of a run."""
+    from .experiment import prepare
+    from .names import parse_names
+
+    if config.unseen_domain == "none":
+        config = replace(config, unseen_domain=None)
+    return prepare(
+        config, place.data, parse_names(place.unseen_classes or None), place.artifacts, place.device, place.on_error
+    )
 
 
-def unseen_classes(args):
-    return args.unseen_classes.split(",") if args.unseen_classes else None
-
-
-def experiment(args):
-    config = load_preset(args.preset, **settings(args))
-    return prepare(config, args.data, unseen_classes(args), args.artifacts, args.device, args.on_error)
-
-
-def train(args):
+def train(
+    config: Settings,
+    place: Annotated[Place, arg(name="")] = Place(),
+    method: Annotated[str, arg(metavar="KEY", help="what is trained; a wrong key lists all")] = "pros",
+    resume: Annotated[bool, arg(help="go on with an interrupted run")] = False,
+    imports: Imports = (),
+) -> None:
     """Train a method, measure it beside zero-shot CLIP, add the rows to ARTIFACTS/results.csv."""
-    find_method(args.method)
-    run = experiment(args)
+    import pandas as pd
+
+    from .methods import find_method, import_methods
+
+    import_methods(imports)
+    find_method(method)
+    run = experiment(config, place)
     print(describe(run))
     tables = []
-    for method in dict.fromkeys(["zero-shot", args.method]):
-        model, history = run.fit(method, resume=args.resume)
+    for key in dict.fromkeys(["zero-shot", method]):
+        model, history = run.fit(key, resume=resume)
         if len(history):
             print(history.round(3).to_string(index=False))
         tables.append(run.evaluate(model))
     report(run, pd.concat(tables))
 
 
-def describe(run):
+def describe(run: "Experiment") -> str:
     """What will be trained on and measured, in a few lines."""
+    from .experiment import pictonet_folder
+
     split, domains = run.split, ", ".join(run.split.train_domains)
     lines = [
         f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
@@ -84,7 +147,7 @@ def describe(run):
             *run.benchmark.faults(counts),
             *run.benchmark.surplus(counts),
         ]
-    if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
+    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
         lines.append(
             "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
             "takes real CLIP."
@@ -92,9 +155,11 @@ def describe(run):
     return "\n".join(lines)
 
 
-def report(run, table):
+def report(run: "Experiment", table: "pd.DataFrame") -> None:
     """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
-    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet.default_folder(run.config.pixels)
+    from .experiment import add_results, pictonet_folder
+
+    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
     table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.resolve().name)
     path = run.artifacts / "results.csv"
     print(table[COLUMNS].round(3).to_string(index=False))  # first: nothing that was measured is lost
@@ -102,110 +167,209 @@ def report(run, table):
     print(f"Written to {path}")
 
 
-def evaluate(args):
+def evaluate(
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT", help="model.pt of a run")],
+    place: Annotated[Place, arg(name="")] = Place(),
+    unseen_domain: Annotated[
+        str | None, arg(metavar="NAME", help="domain of the queries", help_behavior_hint="(default: the checkpoint's)")
+    ] = None,
+    imports: Imports = (),
+) -> None:
     """Measure a checkpoint on its protocols, beside zero-shot CLIP."""
+    import pandas as pd
+
+    from .experiment import Experiment
+    from .methods import import_methods
+    from .names import parse_names
+
+    import_methods(imports)
     run = Experiment.from_checkpoint(
-        args.checkpoint,
-        args.data,
-        args.artifacts,
-        args.device,
-        args.on_error,
-        settings=settings(args),
-        unseen_classes=unseen_classes(args),
+        checkpoint,
+        place.data,
+        place.artifacts,
+        place.device,
+        place.on_error,
+        settings={}
+        if unseen_domain is None
+        else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain),
+        unseen_classes=parse_names(place.unseen_classes or None),
     )
-    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(args.checkpoint))]))
+    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(checkpoint))]))
 
 
-def searching_model(args):
+def searching_model(checkpoint: Path | None, preset: str, imports: Sequence[Path]) -> "TunedCLIP":
     """The checkpoint's model, or zero-shot CLIP of the preset."""
-    return load_checkpoint(args.checkpoint) if args.checkpoint else search_model(args.preset)
+    from .methods import import_methods
+    from .search import search_model
+    from .checkpoints import load_checkpoint
+
+    import_methods(imports)
+    return load_checkpoint(checkpoint) if checkpoint else search_model(preset)
 
 
-def searched_data(args, config):
+def searched_data(folder: Path | None, config: Config) -> "ImageDomains":
     """The folder of --data, or PictoNet where the preset means it."""
-    folder = args.data or (
-        pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
-        if config.dataset == "pictonet"
-        else None
-    )
-    if folder is None:
+    from .domains import ImageDomains
+    from .experiment import lay_out_pictonet
+
+    if folder:
+        return ImageDomains.from_folder(folder, decode=True)
+    if config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
-    return ImageDomains.from_folder(folder)
+    return ImageDomains.from_folder(lay_out_pictonet(config))
 
 
-def embed_command(args):
+def embed(
+    data: DataFolder = None,
+    checkpoint: Checkpoint = None,
+    preset: Preset = "mini",
+    out: Path = ARTIFACTS / "features.npz",
+    imports: Imports = (),
+) -> None:
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
-    refuse_unwritable(args.out)
-    model = searching_model(args)
-    data = searched_data(args, model.config)
-    features = embed_rows(model, data, torch.arange(len(data)), progress=True).numpy()
-    table = data.table()
-    with written_whole(args.out) as part, open(part, "wb") as file:
+    import numpy as np
+    import torch
+
+    from .evaluation import embed_rows
+
+    refuse_unwritable(out)
+    model = searching_model(checkpoint, preset, imports)
+    images = searched_data(data, model.config)
+    features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
+    table = images.table()
+    with written_whole(out) as part, open(part, "wb") as file:
         np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
-    print(f"{features.shape[0]} features of width {features.shape[1]}: {args.out}")
+    print(f"{features.shape[0]} features of width {features.shape[1]}: {out}")
 
 
-def index(args):
+def index(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER", help="images in folders of any depth")],
+    checkpoint: Checkpoint = None,
+    preset: Preset = "mini",
+    out: Path = ARTIFACTS / "index.npz",
+    imports: Imports = (),
+) -> None:
     """Embed every image under a folder, labelled or not, and keep the features for `search --index`."""
-    refuse_unwritable(args.out)
-    made = ImageIndex.build(searching_model(args), args.folder, progress=True)
+    from .search import ImageIndex
+
+    refuse_unwritable(out)
+    made = ImageIndex.build(searching_model(checkpoint, preset, imports), folder, progress=True)
     for path, why in made.skipped:
         print(f"Skipped: {path} ({why})")
-    print(f"{len(made.paths)} images: {made.save(args.out)}")
+    print(f"{len(made.paths)} images: {made.save(out)}")
 
 
-def search(args):
+def search(
+    image: Annotated[Path | None, QUERY, arg(metavar="FILE", help="query picture", help_behavior_hint="")] = None,
+    words: Annotated[str | None, QUERY, arg(metavar="TEXT", help="query in words", help_behavior_hint="")] = None,
+    index: Annotated[
+        Path | None,
+        arg(metavar="FILE", help="rank an index of your own images", help_behavior_hint="(default: the gallery)"),
+    ] = None,
+    root: Annotated[Path | None, arg(metavar="FOLDER", help="where an index's images are, if they moved")] = None,
+    data: DataFolder = None,
+    gallery_domain: Annotated[
+        str | None, arg(metavar="NAME", help="domain that is ranked", help_behavior_hint="(default: the data's own)")
+    ] = None,
+    k: Annotated[int, arg(aliases=["-k"], help="number of answers")] = 10,
+    checkpoint: Checkpoint = None,
+    preset: Preset = "mini",
+    imports: Imports = (),
+) -> None:
     """Rank the gallery, or an index of your own images, for a query image or for words."""
-    check_k(args.k)
-    model = searching_model(args)
-    query = query_feature(model, args.image or args.words)
-    if args.index:
-        answers = ImageIndex.load(args.index, model).answers(query, args.k)
+    from .metrics import check_k
+    from .search import ImageIndex, query_feature, search_gallery
+
+    check_k(k)
+    model = searching_model(checkpoint, preset, imports)
+    query = query_feature(model, image or words)
+    if index:
+        answers = ImageIndex.load(index, model, root).answers(query, k)
     else:
-        answers = search_gallery(model, searched_data(args, model.config), query, args.k, args.gallery_domain)
+        answers = search_gallery(model, searched_data(data, model.config), query, k, gallery_domain)
     for place, (score, name, path) in enumerate(answers, 1):
         print(f"{place:3d}  {score:.3f}  {name:20s} {path}" if name else f"{place:3d}  {score:.3f}  {path}")
 
 
-def ablate(args):
-    """Measure grids of baselines, ablations and switches over held-out domains and seeds; goes on where it stopped."""
-    table = run_grid(
-        args.grids,
-        args.preset,
-        held_out_domains(args),
-        args.seeds,
-        args.table,
-        args.artifacts,
-        args.jobs,
-        parse_settings(args.set),
-        args.data,
-        args.cases,
+def ablate(
+    grids: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="GRID", help="baselines, ablations, oracles, switches, follower; or keys of methods, each a row"),
+    ],
+    config: Settings,
+    domains: Annotated[
+        tuple[str, ...],
+        arg(metavar="NAME ...", help="held-out domains, or all", help_behavior_hint="(default: --unseen-domain)"),
+    ] = (),
+    seeds: Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="(default: --seed)")] = (),
+    cases: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="ROW ...",
+            help='only these rows, for example ProS "Heads only"',
+            help_behavior_hint="(default: all)",
+        ),
+    ] = (),
+    jobs: Annotated[int, arg(help="runs at a time")] = 1,
+    table: Annotated[Path, arg(help="where the numbers go")] = ARTIFACTS / "grid.csv",
+    artifacts: Path = ARTIFACTS,
+    data: DataFolder = None,
+    imports: Imports = (),
+) -> None:
+    """Measure grids of methods, ablations and switches over held-out domains and seeds; goes on where it stopped."""
+    from .grid import GRIDS, find_grid, markdown, run_grid
+
+    if not grids:
+        raise UserError(f"What is to be measured? Name grids ({', '.join(GRIDS)}) or methods.")
+    rows = run_grid(
+        grids,
+        config.preset,
+        held_out_domains(config, domains, data),
+        seeds or (config.seed,),
+        table,
+        artifacts,
+        jobs,
+        changes(config, load_preset(config.preset)),
+        data,
+        cases,
+        imports,
     )
-    for grid in args.grids:
-        rows = table[table.case.isin(GRIDS[grid]) & (table.preset == args.preset)]
-        print(f"\n{grid}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds\n{markdown(rows)}")
-    print(f"Written to {args.table}")
+    shown = {name: GRIDS[name] for name in grids if name in GRIDS}
+    methods = [name for name in grids if name not in GRIDS]
+    if methods:
+        shown[", ".join(methods)] = {case for name in methods for case in find_grid(name)}
+    for name, part in shown.items():
+        print(f"\n{name}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds")
+        print(markdown(rows[rows.case.isin(part) & (rows.preset == config.preset)]))
+    print(f"Written to {table}")
 
 
-def held_out_domains(args):
-    """The names of --domains, or the preset's; "all" are those that PictoNet or a published benchmark holds out."""
-    preset = load_preset(args.preset)
-    if not args.domains:
-        return [preset.unseen_domain or "none"]
-    if args.domains != ["all"]:
-        return args.domains
-    if preset.dataset == "pictonet" and not args.data:
-        return [domain for domain in pictonet.PICTONET_DOMAINS if domain != pictonet.GALLERY_DOMAIN]
-    if preset.dataset not in benchmark_names():
+def held_out_domains(config: Config, domains: Sequence[str] = (), data: Path | None = None) -> list[str]:
+    """The domains named, or the configuration's; "all" are those that PictoNet or a published benchmark holds out."""
+    from . import pictonet
+    from .published import benchmark_names, load_benchmark
+
+    if not domains:
+        return [config.unseen_domain or "none"]
+    if list(domains) != ["all"]:
+        return list(domains)
+    if config.dataset == "pictonet" and not data:
+        return [domain for domain in pictonet.tier_domains(config.tier) if domain != pictonet.GALLERY_DOMAIN]
+    if config.dataset not in benchmark_names():
         raise UserError(
             "--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder."
         )
-    return list(load_benchmark(preset.dataset).query_domain)
+    return list(load_benchmark(config.dataset).query_domain)
 
 
-def tutorial(args):
-    """The main job: lay out PictoNet, train both stages, measure, draw, and say how to go on."""
-    run = prepare(load_preset("mini"), artifacts=args.artifacts)
+def tutorial(artifacts: Path = ARTIFACTS) -> None:
+    """Lay out PictoNet, train both stages, measure, draw figures: what `make tutorial` does."""
+    import pandas as pd
+
+    from .experiment import prepare
+    from .show import plots
+
+    run = prepare(load_preset("mini"), artifacts=artifacts)
     print(describe(run))
     tables, models = [], {}
     for method in ("zero-shot", "heads", "pros"):
@@ -213,87 +377,13 @@ def tutorial(args):
         tables.append(run.evaluate(models[method]))
         if len(history):
             print(
-                f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
+                f"{models[method].label}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
                 f"{history['val_mAP@200'].max():.3f}"
             )
     report(run, pd.concat(tables))
-    for path in plots.tutorial_figures(run, models, Path(args.artifacts) / "figures"):
+    for path in plots.tutorial_figures(run, models, artifacts / "figures"):
         print(f"Drawn: {path}")
     print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/00_start_here.ipynb)")
-
-
-def parser():
-    top = argparse.ArgumentParser(prog="python -m prosutils", description=__doc__)
-    commands = top.add_subparsers(dest="command", required=True)
-
-    def command(function, name=None):
-        name = name or function.__name__
-        added = commands.add_parser(name, help=function.__doc__.splitlines()[0], description=function.__doc__)
-        added.set_defaults(function=function)
-        return added
-
-    def data_options(added):
-        added.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-        added.add_argument("--unseen-domain", help="domain held out of training")
-        added.add_argument("--unseen-classes", help="comma-separated classes held out of training")
-        added.add_argument("--on-error", choices=["skip", "raise"], default="skip", help="images that cannot be read")
-        added.add_argument("--seed", type=int)
-        added.add_argument("--device", help="cuda, mps or cpu (default: a GPU where there is one)")
-        added.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where runs and results go")
-        added.add_argument(
-            "--set",
-            nargs="+",
-            default=[],
-            metavar="NAME=VALUE",
-            help="replace settings: " + ", ".join(setting_names(PRESETS["mini"])),
-        )
-
-    drawing = command(draw)
-    drawing.add_argument("--size", type=int, default=64, help="pixels (default 64)")
-    drawing.add_argument("--to", type=Path, help="folder (default: the user's cache)")
-
-    training = command(train)
-    training.add_argument("--preset", default="mini", help=", ".join(PRESETS))
-    training.add_argument("--method", default="pros", help=", ".join(METHODS))
-    training.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    data_options(training)
-
-    evaluation = command(evaluate)
-    evaluation.add_argument("checkpoint", type=Path)
-    data_options(evaluation)
-
-    embedding, indexing, searching = command(embed_command, "embed"), command(index), command(search)
-    for added in (embedding, indexing, searching):
-        added.add_argument("--checkpoint", type=Path, help="a trained model (default: zero-shot CLIP)")
-        added.add_argument("--preset", default="mini", help="backbone where no checkpoint is given")
-    for added in (embedding, searching):
-        added.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-    indexing.add_argument("folder", type=Path, help="images in folders of any depth")
-    indexing.add_argument("--out", type=Path, default=Path("artifacts/index.npz"))
-    searching.add_argument("--index", type=Path, help="rank an index of your own images instead of a gallery")
-    embedding.add_argument("--out", type=Path, default=Path("artifacts/features.npz"))
-    query = searching.add_mutually_exclusive_group(required=True)
-    query.add_argument("--image", type=Path, help="query picture")
-    query.add_argument("--words", help="query in words")
-    searching.add_argument("--gallery-domain", help="domain that is ranked")
-    searching.add_argument("-k", type=int, default=10, help="answers (default 10)")
-
-    ablation = command(ablate)
-    ablation.add_argument("grids", nargs="+", metavar="GRID", help=", ".join(GRIDS))
-    ablation.add_argument("--preset", default="mini", help=", ".join(PRESETS))
-    ablation.add_argument("--cases", nargs="+", help='only these rows of the grids, for example ProS "Heads only"')
-    ablation.add_argument("--domains", nargs="+", help="held-out domains, or all (default: the preset's)")
-    ablation.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
-    ablation.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    ablation.add_argument("--table", type=Path, default=Path("artifacts/grid.csv"))
-    ablation.add_argument("--artifacts", type=Path, default=Path("artifacts"))
-    ablation.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-    ablation.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs, as in train"
-    )
-
-    command(tutorial).add_argument("--artifacts", type=Path, default=Path("artifacts"))
-    return top
 
 
 #: What is left of a command that was interrupted, and how to go on.
@@ -304,15 +394,40 @@ INTERRUPTED = {
 }
 
 
-def main(argv=None):
-    args = parser().parse_args(argv)
+def commands(config: Config) -> dict[str, Callable]:
+    """The commands by name; the flags of settings have `config`'s values as defaults."""
+    return {
+        "draw": draw,
+        "train": partial(train, config=config),
+        "evaluate": evaluate,
+        "embed": embed,
+        "index": index,
+        "search": search,
+        "ablate": partial(ablate, config=config),
+        "tutorial": tutorial,
+    }
+
+
+def preset_of(words: Sequence[str]) -> Config:
+    """The preset that a command line names. Raises UserError for an unknown one."""
+    known = argparse.ArgumentParser(prog="prosutils", add_help=False, allow_abbrev=False)
+    known.add_argument("--preset", default="mini")
+    return load_preset(known.parse_known_args(words)[0].preset)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line. A user's error ends it with one line; a flag that does not exist, with exit code 2."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    print_any_name()
     try:
-        args.function(args)
+        tyro.extras.subcommand_cli_from_dict(
+            commands(preset_of(words)), prog="prosutils", description=__doc__, args=words, config=(FlagCreatePairsOff,)
+        )
         sys.stdout.flush()  # a reader that has gone is noticed here
     except UserError as error:
         sys.exit(f"{error}")
     except KeyboardInterrupt:
-        sys.exit(f"Interrupted. {INTERRUPTED.get(args.command, 'The same command begins anew.')}")
-    except BrokenPipeError:  # as of `| head`: whoever reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        sys.exit(f"Interrupted. {INTERRUPTED.get(''.join(words[:1]), 'The same command begins anew.')}")
+    except BrokenPipeError:  # what reads the output, `head` say, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

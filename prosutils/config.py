@@ -45,6 +45,8 @@ class Switches:
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """
 
+    #: CLIP's two projections. paper: frozen (its Fig. 2); released: trained, text in stage 1, both in stage 2
+    heads: Choice = "paper"
     #: which token the image feature is read from. paper: the class token; released: position 1, the domain prompt
     read_out: Choice = "paper"
     #: stage 1's token dropout. paper: while training only; released: always when stage 1's path runs
@@ -107,17 +109,21 @@ class Stage:
 class Config:
     """One run. Defaults are the released hyper-parameters [released code: options_pros.py, reproduce_runs.sh]."""
 
-    preset: str
-    dataset: str  # "pictonet" (shipped drawings), a name of `benchmarks.py`, or any "folder"
-    backbone: str
-    pretrained: str | None
-    gallery_domain: str | None  # None: domains.usual_gallery
+    preset: str  # which of PRESETS the values come from
+    dataset: str  # "pictonet" (shipped drawings), a published benchmark, or any "folder"
+    backbone: str  # "mini", or a model of open_clip
+    pretrained: str | None  # weights of the backbone; None: mini-CLIP's own, or random ones
+    gallery_domain: str | None  # None: photographs or emoji where there are such, else the largest
     unseen_domain: str | None  # None: no domain is held out, UcCDR only
     stage1: Stage
     stage2: Stage
+    tier: Literal["near", "far"] = "far"  # of PictoNet: drawings as designed, or each domain in a technique of its own
+    strength: float | None = None  # of the far tier's techniques, 0 to 1; None: the chosen ones (pictonet.FAR_STRENGTH)
     pixels: int = 224  # side of the pictures that PictoNet is laid out in
     context_tokens: int = 16  # L, learned text tokens
     simulator_layers: int = 2
+    simulator_reads: Literal["own", "clip"] = "own"  # patches of its own convolution (paper), or the backbone's
+    prompt_tokens: int = 1  # prompts that the simulator writes in the place of each unit (paper: 1)
     stage1_dropout: float = 0.5  # on the whole token sequence of stage 1
     temperature: float = 0.07  # of the training loss
     training_classes: Literal["train", "train+val"] = "train"  # "train": the epoch is chosen on validation classes
@@ -156,33 +162,49 @@ PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_he
 REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
+MINI = Config(
+    "mini",
+    "pictonet",
+    backbone="mini",
+    pretrained=None,
+    gallery_domain="emoji",
+    unseen_domain="chalk",
+    pixels=64,
+    context_tokens=4,
+    simulator_reads="clip",
+    prompt_tokens=4,
+    workers=0,
+    stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
+    stage2=Stage(epochs=12, batch_size=50, lr=3e-4, lr_simulator=3e-3, lr_heads=1e-2, decay_epochs=24, patience=12),
+)
+PICTONET = Config(
+    "pictonet",
+    "pictonet",
+    **REAL_CLIP,
+    gallery_domain="emoji",
+    unseen_domain="chalk",
+    workers=2,
+    stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
+    stage2=replace(PAPER_STAGE2, epochs=10),
+)
 PRESETS = {
-    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
-    "mini": Config(
-        "mini",
-        "pictonet",
-        backbone="mini",
-        pretrained=None,
-        gallery_domain="emoji",
+    # PictoNet's far tier on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
+    "mini": MINI,
+    # The near tier: drawings in styles that mini-CLIP was pre-trained on, so that prompts find little to do.
+    "mini-near": replace(
+        MINI,
+        preset="mini-near",
+        tier="near",
         unseen_domain="sketch",
-        pixels=64,
-        context_tokens=4,
         simulator_layers=1,
-        workers=0,
-        stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
+        simulator_reads="own",
+        prompt_tokens=1,
         stage2=Stage(epochs=6, batch_size=50, lr=3e-3, lr_simulator=1e-3, lr_heads=1e-2, decay_epochs=12, patience=6),
+        switches=Switches(heads="released"),
     ),
     # PictoNet with real CLIP on a free Colab GPU; the weights are the only download.
-    "pictonet": Config(
-        "pictonet",
-        "pictonet",
-        **REAL_CLIP,
-        gallery_domain="emoji",
-        unseen_domain="sketch",
-        workers=2,
-        stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
-        stage2=replace(PAPER_STAGE2, epochs=10),
-    ),
+    "pictonet": PICTONET,
+    "pictonet-near": replace(PICTONET, preset="pictonet-near", tier="near", unseen_domain="sketch"),
     # 9,991 photographs, paintings, cartoons and sketches of 7 classes.
     "pacs": Config(
         "pacs",
@@ -237,38 +259,14 @@ def is_group(value: object) -> bool:
     return dataclasses.is_dataclass(value)
 
 
-def parse_settings(pairs):
-    """["stage2.epochs=3", "seed=1"] -> {"stage2": {"epochs": 3}, "seed": 1}, each value with the type of its field.
-
-    "none" is None where a field may be None: pretrained=none gives random weights.
-
-    Raises UserError for text that is not `name=value`, an unknown name, or a value of another type.
-    """
-    settings = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"{pair!r} is not a setting; write name=value, for example stage2.epochs=3.")
-        *path, last = name.strip().split(".")
-        place, sample = settings, PRESETS["mini"]
-        for part in path:
-            sample = getattr(sample, part, None)
-            place = place.setdefault(part, {})
-        if not is_group(sample) or last not in {f.name for f in fields(sample)}:
-            raise UserError(f"Unknown setting {name!r}. Known: {', '.join(setting_names(PRESETS['mini']))}.")
-        if is_group(getattr(sample, last)):
-            inside = next(setting_names(getattr(sample, last), f"{name.strip()}."))
-            raise UserError(f"{name} is a group of settings: set one of them, for example {inside}=...")
-        kind = type(getattr(sample, last))
-        may_be_none = type(None) in get_args(next(f.type for f in fields(sample) if f.name == last))
-        try:
-            if text == "none" and may_be_none:
-                place[last] = None
-            else:
-                place[last] = text if kind in (str, type(None)) else kind(text)
-        except ValueError:
-            raise UserError(f"{name} takes a {kind.__name__}, not {text!r}.") from None
-    return settings
+def changes(config: object, default: object) -> dict:
+    """The overrides that make `config` of `default`, both of one (nested) dataclass: what `override` undoes."""
+    changed = {}
+    for item in fields(config):
+        value, usual = getattr(config, item.name), getattr(default, item.name)
+        if value != usual:
+            changed[item.name] = changes(value, usual) if dataclasses.is_dataclass(value) else value
+    return changed
 
 
 def setting_names(config, prefix=""):

@@ -211,15 +211,16 @@ def open_images(config, folder, on_error, progress, unseen_classes=None):
     """(ImageDomains, Benchmark or None) of a configuration: of a folder, or PictoNet laid out."""
     if folder is None and config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    own = folder is not None  # its images are decoded once, so that damage does not end the training
     if folder is None:
-        folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
+        folder = lay_out_pictonet(config, progress)
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
     if benchmark and unseen_classes:
         raise UserError(
-            f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
-            "and name them all."
+            f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or give "
+            "--dataset folder and name them all."
         )
-    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error)
+    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error, decode=own)
     return data, benchmark
 
 
@@ -287,6 +288,17 @@ def splits_of_checkpoint(about, config, data, benchmark, unseen_classes, path):
             + (", and its --unseen-classes." if about.get("unseen_classes") is None else ".")
         )
     return splits
+
+
+def pictonet_folder(config):
+    """Where PictoNet lies as a configuration wants it: its tier, strength and size in pixels."""
+    return pictonet.default_folder(config.pixels, config.tier, config.strength)
+
+
+def lay_out_pictonet(config, progress=True):
+    """Draw PictoNet as a configuration wants it, where that is not done yet; returns the folder."""
+    folder, tier, strength = pictonet_folder(config), config.tier, config.strength
+    return pictonet.lay_out(folder, config.pixels, progress, tier=tier, strength=strength)
 
 
 def benchmark_splits(config, data, benchmark):

@@ -18,8 +18,8 @@ from .config import Config, load_preset
 from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
 from .files import UserError, refuse_unwritable
+from .methods import METHODS, import_methods
 from .tables import GRID, add_rows, read_table
-from .tuned import METHODS
 
 #: What one row of the table measured; a case is done when its rows are there. Beside them are the preset, the settings
 #: that replaced its own, and the folder.
@@ -111,12 +111,13 @@ FOLLOWER = (
 GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES, "follower": FOLLOWER}
 
 
-def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None):
+def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None, imports=()):
     """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the rows that it
     holds of these cases, with all held-out domains and seeds.
 
-    preset: its name; domains: held-out domains, None (or "none") where no domain is held out; settings: {name: value}
-    for all cases (`load_preset`); data: a folder, None for PictoNet; jobs: runs at a time, each with its share of the
+    names: of grids, or keys of methods, each a row; preset: its name; domains: held-out domains, None (or "none") where no domain is held out; settings: {name: value}
+    for all cases (`load_preset`); data: a folder, None for PictoNet; imports: files that register methods
+    (`import_methods`); jobs: runs at a time, each with its share of the
     cores. Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted
     grid goes on where it stopped. Trained models are not kept; a first stage that several cases share is trained once,
     in a folder of this grid's own, so that two grids may run side by side.
@@ -124,6 +125,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     """
     if jobs < 1:
         raise UserError(f"jobs is {jobs}; it is a number of runs at a time, 1 or more.")
+    import_methods(imports)
     settings = settings or {}
     about = about_grid(preset, settings, data)
     wanted = wanted_cases(choose(names, cases), preset, [domain or "none" for domain in domains], seeds, settings)
@@ -132,7 +134,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
         (name, domain, seed) for name, domain, seed, switches in wanted if (name, domain, seed, switches) not in done
     ]
     refuse_unwritable(table)
-    measure_all(by_training(left, preset, settings), about, len(wanted), table, Path(artifacts), jobs, data)
+    measure_all(by_training(left, preset, settings), about, len(wanted), table, Path(artifacts), jobs, data, imports)
     rows = read_rows(table, about)
     asked = {(name, switches) for name, _, _, switches in wanted}
     return rows[[pair in asked for pair in zip(rows.case, rows.switches, strict=True)]].reset_index(drop=True)
@@ -168,7 +170,7 @@ def wanted_cases(names, preset, domains, seeds, settings):
     ]
 
 
-def measure_all(trainings, about, total, table, artifacts, jobs, data):
+def measure_all(trainings, about, total, table, artifacts, jobs, data, imports=()):
     """Train and measure {Training: names of its cases}, `jobs` at a time, and add the rows to the table one by one."""
     left = sum(len(names) for names in trainings.values())
     bar = tqdm(total=total, initial=total - left, desc="Grid", unit=" cases")
@@ -177,7 +179,7 @@ def measure_all(trainings, about, total, table, artifacts, jobs, data):
     with (
         bar,
         tempfile.TemporaryDirectory(prefix="grid-", dir=artifacts, ignore_cleanup_errors=True) as work,
-        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, imports)) as pool,
     ):
         runs = {pool.submit(measure, training, names, Path(work), data): names for training, names in trainings.items()}
         try:
@@ -191,17 +193,43 @@ def measure_all(trainings, about, total, table, artifacts, jobs, data):
             raise
 
 
-def choose(grids, cases=None):
-    """Names of the cases of some grids, all or those named, each once. UserError for unknown names."""
-    for kind, names, known in (("grid", grids, GRIDS), ("case", cases or [], {c for g in GRIDS.values() for c in g})):
-        unknown = [repr(name) for name in names if name not in known]
-        if unknown:
-            raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-    return list(dict.fromkeys(name for grid in grids for name in GRIDS[grid] if not cases or name in cases))
+def begin_worker(threads, imports):
+    """What a process of `run_grid` does first: its share of the cores, and the methods of one's own."""
+    torch.set_num_threads(threads)
+    import_methods(imports)
+
+
+def choose(names, cases=None):
+    """Names of the cases of some grids or methods, all or those named, each once. UserError for unknown names."""
+    check_known("case", cases or [], {case for grid in GRIDS.values() for case in grid} | set(labels()))
+    return list(dict.fromkeys(case for name in names for case in find_grid(name) if not cases or case in cases))
+
+
+def find_grid(name):
+    """{case: Case} of the grid `name`, or of the one method with this key. UserError for neither."""
+    check_known("grid", [name], {*GRIDS, *METHODS})
+    if name in GRIDS:
+        return GRIDS[name]
+    return {METHODS[name].label: Case(name, rates=RATES.get(name, 1.0))}
+
+
+def check_known(kind, names, known):
+    unknown = [repr(name) for name in names if name not in known]
+    if unknown:
+        raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+
+
+def labels():
+    """{label: key} of the registered methods."""
+    return {kind.label: key for key, kind in METHODS.items()}
 
 
 def find_case(name):
-    return next(grid[name] for grid in GRIDS.values() if name in grid)
+    """The Case of a grid's row or of a method's label."""
+    for grid in GRIDS.values():
+        if name in grid:
+            return grid[name]
+    return find_grid(labels()[name])[name]
 
 
 def measured_cases(path, about):

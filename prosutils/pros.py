@@ -22,18 +22,24 @@ class ProS(TunedCLIP):
         clip = self.clip
         self.units = PromptUnits(len(self.domains), len(self.classes), clip.width, clip.patch_size)
         self.simulator = PromptSimulator(
-            clip.image_size, clip.patch_size, clip.width, clip.dim, self.config.simulator_layers
+            clip.image_size,
+            clip.patch_size,
+            clip.width,
+            clip.dim,
+            self.config.simulator_layers,
+            self.config.prompt_tokens,
         )
 
     def trainable(self, stage):
-        model = self.clip.model
+        model, frozen = self.clip.model, self.config.switches.heads == "paper"
         if stage == 1:
-            return {"prompts": [*self.units.parameters(), *self.context.parameters()], "heads": [model.text_projection]}
-        return {
+            groups = {"prompts": [*self.units.parameters(), *self.context.parameters()]}
+            return groups if frozen else groups | {"heads": [model.text_projection]}
+        groups = {
             "simulator": list(self.simulator.parameters()),
             "prompts": [*self.context.parameters(), model.visual.class_embedding],
-            "heads": self.heads(),
         }
+        return groups if frozen else groups | {"heads": self.heads()}
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
@@ -52,11 +58,13 @@ class ProS(TunedCLIP):
         return self.config.stage1_dropout if active else 0.0
 
     def simulate(self, images, units=None):
-        """Content-aware dynamic prompts [B, 2, W] of images, read beside `units` [B, M+S, W].
+        """Content-aware dynamic prompts [B, 2, W] of images, written beside `units` [B, M+S, W].
 
         units: all of them where none are given, as for an image whose domain and class nobody knows.
         """
-        return self.simulator(images, self.units.all(len(images)) if units is None else units)
+        units = self.units.all(len(images)) if units is None else units
+        patches = self.clip.patches(images) if self.config.simulator_reads == "clip" else None
+        return self.simulator(images, units, patches)
 
     def encode_with_prompts(self, images, prompts):
         """Features [B, D] of `[cls ; prompts ; patches]`, prompts [B, P, W]."""

@@ -21,8 +21,8 @@ from .config import Switches
 from .domains import BalancedSampler, Images, inverted_domains, train_transform
 from .evaluation import embed, fast_batch, loader, once, rows_as_images, switch_options
 from .files import UserError, only_one
+from .methods import find_method
 from .metrics import retrieval_metrics
-from .tuned import find_method
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Columns of a run's history.
@@ -316,10 +316,16 @@ def set_rates(optimiser, settings, epoch):
         group["lr"] = max(rate * decay, min(settings.min_lr, rate))
 
 
-def fast_precision(device):
-    """Autocast: bfloat16 where the processor has it, else float32 as in the released code."""
+def has_bfloat16(device):
+    """Whether a device computes in bfloat16 itself; a processor without it takes many times float32's time."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def fast_precision(device):
+    """Autocast: bfloat16 on a GPU that has it, else float32 as in the released code.
+
+    A CPU computes in float32 whatever it has, so that a run gives the same numbers on every processor.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bfloat16(device))

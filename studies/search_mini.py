@@ -13,14 +13,13 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import tyro
 
-from prosutils import load_preset
-from prosutils.config import parse_settings
+from prosutils import METHODS, Config, load_preset
 from prosutils.experiment import prepare
 from prosutils.files import only_one
 from prosutils.tables import write_table
 from prosutils.training import build_model, mean_average_precision, train
-from prosutils.tuned import METHODS
 
 TRIAL = ["method", "settings", "unseen_domain", "seed"]
 
@@ -45,7 +44,7 @@ def measure(method, config):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=METHODS)
-    parser.add_argument("settings", nargs="*", help="NAME=VALUE, as for `prosutils train --set`")
+    parser.add_argument("settings", nargs="*", help="NAME=VALUE: a flag of `prosutils train`, without its dashes")
     parser.add_argument("--unseen-domain", default="pixel")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=Path, default=Path("figures/search_mini.csv"))
@@ -55,7 +54,8 @@ def main():
     known = pd.read_csv(args.table, keep_default_na=False) if args.table.exists() else pd.DataFrame(columns=TRIAL)
     if (known[TRIAL].astype(str) == pd.Series(trial).astype(str)).all(axis=1).any():
         return print("Already in the table:", trial)
-    config = load_preset("mini", unseen_domain=args.unseen_domain, seed=args.seed, **parse_settings(args.settings))
+    usual = load_preset("mini", unseen_domain=args.unseen_domain, seed=args.seed)
+    config = tyro.cli(Config, default=usual, args=[f"--{setting}" for setting in args.settings])
     row = trial | measure(args.method, config)
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
     with only_one(args.table):  # two searches may run side by side

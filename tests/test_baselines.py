@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prosutils import UserError, load_clip, load_preset
+from prosutils import METHODS, UserError, load_clip, load_preset
 from prosutils.followers import cross_domain_triplet
-from prosutils.tuned import METHODS
 
 CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
 HEADS = {"clip.model.text_projection", "clip.model.visual.proj"}
@@ -24,7 +23,7 @@ def batch():
 
 
 def build(name, clip, **settings):
-    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini", **settings)).eval()
+    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()
 
 
 def test_numbers_trained_at_the_papers_size():

@@ -11,7 +11,7 @@ from conftest import ToyModel
 from PIL import Image
 
 from prosutils import cli
-from prosutils.config import PRESETS, Switches, load_preset, parse_settings
+from prosutils.config import PRESETS, Switches, load_preset
 from prosutils.domains import ImageDomains
 from prosutils.evaluation import evaluate
 from prosutils.experiment import by_held_out_domain
@@ -56,7 +56,14 @@ def domainnet():
 
 @pytest.mark.parametrize(
     "name, train, val, test",
-    [("domainnet", 245, 55, 45), ("sketchy", 93, 11, 21), ("sketchy-random", 90, 10, 25), ("tuberlin", 200, 20, 30)],
+    [
+        ("domainnet", 245, 55, 45),
+        ("sketchy", 93, 11, 21),
+        ("sketchy-random", 90, 10, 25),
+        ("sketchy-sempcyc", 100, 0, 25),
+        ("tuberlin", 200, 20, 30),
+        ("tuberlin-sempcyc", 220, 0, 30),
+    ],
 )
 def test_classes_are_shipped_complete_and_disjoint(name, train, val, test):
     classes = load_benchmark(name).classes
@@ -98,6 +105,27 @@ def test_spellings_of_the_archives_are_one_class(benchmark, folder, name):
     assert load_benchmark(benchmark).class_name(folder) == name
 
 
+@pytest.mark.parametrize(
+    "ours, theirs, share, common",
+    [
+        ("sketchy-random", "sketchy-sempcyc", 0.80, {"bell", "squirrel", "tank", "wheelchair"}),
+        ("tuberlin", "tuberlin-sempcyc", 0.88, {"rollerblades"}),
+    ],
+)
+def test_the_two_random_splits_are_shipped_and_warn(ours, theirs, share, common):
+    """SEM-PCYC's test classes are what numpy leaves over of the sorted classes, with the seed its code sets."""
+    splits = [load_benchmark(name) for name in (ours, theirs)]
+    every = [sorted(x for names in split.classes.values() for x in names) for split in splits]
+    assert every[0] == every[1] and set(splits[0].classes["test"]) & set(splits[1].classes["test"]) == common
+    drawn = np.random.RandomState(0).choice(every[1], int(share * len(every[1])), replace=False)
+    assert set(every[1]) - set(drawn) == set(splits[1].classes["test"])
+    for split, other in zip(splits, reversed(splits), strict=True):
+        data = table({(domain, x): 5 for domain in split.images for x in every[0]})
+        with pytest.warns(UserWarning, match=f"shares {len(common)} of {len(split.classes['test'])}.*{other.name}"):
+            (made,) = split.splits(data, None)
+        assert set(made.unseen_classes) == set(split.classes["test"])
+
+
 def test_aliases_lead_to_classes():
     for name in benchmark_names():
         benchmark = load_benchmark(name)
@@ -128,6 +156,7 @@ def released_sizes(counts, held_out):
                 (unseen(other), unseen("real")),
                 tuple(sample),
             ],
+            strict=True,
         )
     )
 
@@ -267,10 +296,9 @@ def test_presets_have_the_released_hyper_parameters(name):
     assert str(config.unseen_domain).lower() in benchmark.query_domain
 
 
-def test_none_is_a_setting():
-    assert load_preset("domainnet", **parse_settings(["pretrained=none"])).pretrained is None
+def test_training_classes_are_train_or_all():
     with pytest.raises(UserError, match="takes: train, train"):
-        load_preset("mini", **parse_settings(["training_classes=all"]))
+        load_preset("mini", training_classes="all")
 
 
 def write_folder(root, domains, names, images):
@@ -295,16 +323,18 @@ def stand_in(tmp_path_factory):
     return root
 
 
-SMALL = [
-    "--set",
-    "pretrained=none",
-    "workers=0",
-    "stage1.batch_size=10",
-    "stage2.batch_size=10",
-    "stage2.epochs=1",
-    "context_tokens=2",
-    "simulator_layers=1",
-]
+SMALL_SETTINGS = dict(
+    pretrained=None,
+    workers=0,
+    stage1=dict(batch_size=10),
+    stage2=dict(batch_size=10, epochs=1),
+    context_tokens=2,
+    simulator_layers=1,
+)
+SMALL = (
+    "--pretrained None --workers 0 --stage1.batch-size 10 --stage2.batch-size 10 --stage2.epochs 1 --context-tokens 2 "
+    "--simulator-layers 1"
+).split()
 
 
 def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
@@ -331,7 +361,7 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
             "--artifacts",
             str(tmp_path),
             *SMALL,
-            "training_classes=train",
+            "--training-classes=train",
         ]
     )  # a run that only chooses adds its own rows
     both = pd.read_csv(tmp_path / "results.csv")
@@ -344,20 +374,8 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
 
 
 def test_tuning_and_unseen_classes_through_the_same_command(stand_in, tmp_path, capsys):
-    run = cli.experiment(
-        cli.parser().parse_args(
-            [
-                "train",
-                "--preset",
-                "domainnet",
-                "--data",
-                str(stand_in),
-                *SMALL,
-                "backbone=mini",
-                "training_classes=train",
-            ]
-        )
-    )
+    config = load_preset("domainnet", backbone="mini", training_classes="train", **SMALL_SETTINGS)
+    run = cli.experiment(config, cli.Place(data=stand_in, artifacts=tmp_path))
     assert len(run.split.val_classes) == 2 and {"The_Eiffel_Tower", "t-shirt"} <= set(run.split.seen_classes)
     assert run.data.domains == tuple(sorted(load_benchmark("domainnet").images))
     with pytest.raises(SystemExit, match="fixed unseen classes"):
@@ -378,10 +396,9 @@ def test_results_without_held_out_domain_replace_each_other(tmp_path, capsys):
         str(tmp_path / "Sketchy"),
         "--artifacts",
         str(tmp_path),
-        "--set",
-        "backbone=mini",
-        "pretrained=none",
-        "workers=0",
+        "--backbone=mini",
+        "--pretrained=None",
+        "--workers=0",
     ]
     for _ in range(2):
         cli.main(command)

@@ -23,7 +23,7 @@ def clip():
 
 def config(**settings):
     short = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=1, batch_size=6))
-    return load_preset("mini", **(short | settings))
+    return load_preset("mini-near", **(short | settings))
 
 
 def built(clip, toy, method="heads", **settings):
@@ -202,7 +202,7 @@ def test_a_run_is_found_again_under_another_name_of_its_preset(toy_folder, tmp_p
 def test_what_ships_serves_under_other_names(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained"))
     settings = dict(preset="mine", workers=2, switches=dict(similarity="released"))
-    run = experiment.prepare(load_preset("mini", **settings), artifacts=tmp_path, progress=False)
+    run = experiment.prepare(load_preset("mini-near", **settings), artifacts=tmp_path, progress=False)
     assert run.fit("heads", shipped=True)[0].config.switches.similarity == "released"
 
 

@@ -1,7 +1,8 @@
-"""A Colab session: what is missing comes, what is there stays as it is, and every notebook begins with the same cell."""
+"""A Colab session: what is missing comes, what is there stays, and every notebook begins with the same cell."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ NOT_IN_COLAB = (
     "py7zr",
     "gdown",
     "anywidget",
+    "tyro",
+    "docstring_parser",
     "prosutils",
     "__editable__",
     "jupyterlab",
@@ -37,31 +40,54 @@ NOT_IN_COLAB = (
 
 
 def test_every_notebook_has_its_badge_and_first_cell():
+    addresses = set()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         title, first, *_ = notebook["cells"]
-        colab.with_badge(notebook, path.name)
+        (address,) = re.findall(r'^REPOSITORY = "(.*?)"', "".join(first["source"]), re.MULTILINE)
+        addresses.add(address)
+        colab.with_badge(notebook, path.name, address)
         wanted = [cell["source"] for cell in notebook["cells"][:2]]
         assert [title["source"], first["source"]] == wanted, f"{path.name}: run `python notebooks/colab.py write`"
-        assert f"/blob/main/notebooks/{path.name})" in title["source"][0] and "# " in title["source"][2]
+        badge = title["source"][0] if address else "colab-badge"
+        assert "colab-badge" in badge and (not address or f"/blob/main/notebooks/{path.name})" in badge)
         assert "google.colab" in "".join(first["source"]) and not first["outputs"]
+    assert len(addresses) == 1 and "OWNER" not in addresses.pop()
 
 
-def test_the_address_is_one_setting(monkeypatch, tmp_path):
-    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://github.com/somebody/else"\n')
+def test_one_command_changes_the_address_in_every_notebook(monkeypatch, tmp_path):
+    monkeypatch.setattr(colab, "NOTEBOOKS", tmp_path)
+    path = tmp_path / "00.ipynb"
+    text = json.dumps(dict(cells=[dict(cell_type="markdown", source=["# Title\n"])]))
+    path.write_text(text)
+    for address in ("https://github.com/somebody/else", "https://github.com/you/copy", ""):
+        monkeypatch.setattr(sys, "argv", ["colab.py", "write", *([address] if address else [])])
+        monkeypatch.setattr(colab, "origin", lambda: "")
+        colab.main()
+        assert colab.write(address) == []  # twice is once
+        title, first = json.loads(path.read_text())["cells"]
+        assert f'REPOSITORY = "{address}"' in "".join(first["source"])
+        assert ("colab-badge" in title["source"][0]) == bool(address) and title["source"][-1] == "# Title\n"
+        assert not address or f"github/{address[19:]}/blob/main/notebooks/00.ipynb" in title["source"][0]
+    monkeypatch.setattr(sys, "argv", ["colab.py", "write", "https://example.org/a"])
+    with pytest.raises(SystemExit, match="not the address"):
+        colab.main()
+
+
+def test_the_address_comes_from_the_remote_origin(monkeypatch, tmp_path):
     monkeypatch.setattr(colab, "ROOT", tmp_path)
-    notebook = dict(cells=[dict(cell_type="markdown", source=["# Title\n"])])
-    for _ in range(2):  # twice is once
-        colab.with_badge(notebook, "00.ipynb")
-    title, first = notebook["cells"]
-    assert "github/somebody/else/blob" in title["source"][0] and title["source"][2:] == ["# Title\n"]
-    assert "git clone -q --depth 1 https://github.com/somebody/else /content/else" in "".join(first["source"])
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert colab.origin() == ""
+    subprocess.run(["git", "remote", "add", "origin", "git@github.com:you/copy.git"], cwd=tmp_path, check=True)
+    assert colab.origin() == "https://github.com/you/copy"
+    assert colab.browsable("https://github.com/you/copy.v2.git") == "https://github.com/you/copy.v2"
+    assert colab.browsable("https://example.org/you/copy") == ""
 
 
 def test_outside_colab_the_first_cell_does_nothing():
     shell = pytest.importorskip("IPython").core.interactiveshell.InteractiveShell()
     folder = os.getcwd()
-    result = shell.run_cell(colab.CELL.format(repository="a/b", folder="b"))
+    result = shell.run_cell(colab.CELL.format(address=""))
     assert result.success and os.getcwd() == folder
 
 
@@ -101,7 +127,8 @@ def test_colab_gets_what_is_missing_and_keeps_what_it_has(colab_like, tmp_path):
     assert done.returncode == 0, done.stderr
     after = versions()
     assert before.items() <= after.items(), "a package that was there has changed"
-    assert {"open_clip_torch", "umap-learn", "resvg_py"} <= set(after) and "jupyterlab" not in after
+    assert {"open_clip_torch", "umap-learn", "resvg_py", "tyro"} <= set(after)
+    assert not {"jupyterlab", "gdown", "py7zr"} & set(after)
     assert "open_clip_torch" in done.stdout and "computes on" in done.stdout
 
 

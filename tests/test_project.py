@@ -24,7 +24,9 @@ TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignment
 #: A module imports only from those before it: the order in which a learner meets them, room by room.
 ORDER = (
     "files",
+    "names",
     "config",
+    "techniques",
     "pictonet",
     "image_files",
     "domains",
@@ -38,6 +40,7 @@ ORDER = (
     "ablations",
     "baselines",
     "followers",
+    "methods",
     "metrics",
     "tables",
     "checkpoints",
@@ -75,39 +78,74 @@ def test_conda_environment_is_in_step_with_pyproject():
     assert pip == ["--editable .[test]"] and "test" in PROJECT["optional-dependencies"]
 
 
-def test_every_imported_package_is_listed_with_a_lower_bound():
-    listed = {}
-    for requirement in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"]):
-        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
-        listed[name] = bound
-    import_names = {
-        "open_clip": "open_clip_torch",
-        "PIL": "pillow",
-        "sklearn": "scikit-learn",
-        "umap": "umap-learn",
-        "yaml": "pyyaml",
-        "IPython": "ipywidgets",
-        "traitlets": "nbgrader",
-        "nbformat": "nbconvert",
-        "nbclient": "nbconvert",
+def listed(*extras):
+    """{package: lower bound} of the core, and of some extras."""
+    bounds = {}
+    for requirement in sum((PROJECT["optional-dependencies"][extra] for extra in extras), PROJECT["dependencies"]):
+        if own := re.fullmatch(r"prosutils\[([\w,]+)\]", requirement):
+            bounds |= listed(*own[1].split(","))
+        else:
+            name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+            bounds[name] = bound
+    return bounds
+
+
+#: Folders, and the extras that bring what their files import. `studies/` and `figures/` are for the developers' set-up.
+EXTRAS = {
+    "prosutils": (),
+    "prosutils/show": ("notebooks",),
+    "prosutils/teaching": ("notebooks",),
+    "data_scripts": ("data", "notebooks"),
+    "assignments": ("assignments", "test"),
+    "tests": ("test", "assignments"),
+    "studies": ("test",),
+    "figures": ("test",),
+    "notebooks": ("test",),
+}
+IMPORT_NAMES = {
+    "open_clip": "open_clip_torch",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "yaml": "pyyaml",
+    "IPython": "ipywidgets",
+    "traitlets": "ipywidgets",
+    "nbformat": "nbconvert",
+    "nbclient": "nbconvert",
+    "packaging": "pytest",
+}
+
+
+@pytest.mark.parametrize("folder", EXTRAS)
+def test_every_imported_package_is_listed_with_a_lower_bound(folder):
+    own = {"prosutils", "conftest", "tomli", "google"} | {
+        path.stem
+        for name in ("data_scripts", "assignments", "notebooks", "studies")
+        for path in (ROOT / name).glob("*.py")
     }
-    own = {"prosutils", "conftest", "tomli"} | {
-        path.stem for folder in ("data_scripts", "assignments", "notebooks") for path in (ROOT / folder).glob("*.py")
-    }
-    for folder in ("prosutils", "data_scripts", "assignments", "tests"):
-        for path in (ROOT / folder).rglob("*.py"):
-            if path.parent.name == "samples":
-                continue
-            for name in imported_packages(path) - own - set(sys.stdlib_module_names):
-                assert import_names.get(name, name) in listed, f"{path.name} imports {name}"
+    known = listed(*EXTRAS[folder])
+    paths = (ROOT / folder).glob("*.py") if folder == "prosutils" else (ROOT / folder).rglob("*.py")
+    for path in paths:
+        if path.parent.name == "samples":
+            continue
+        for name in imported_packages(path) - own - set(sys.stdlib_module_names):
+            assert IMPORT_NAMES.get(name, name) in known, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("room", ["show", "teaching"])
+def test_a_room_without_its_packages_names_the_extra(room):
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys(['seaborn', 'anywidget', 'IPython']))\nimport prosutils.{room}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert 'pip install "prosutils[notebooks]"' in done.stderr and "UserError" in done.stderr
 
 
 def test_the_first_notebook_checks_for_the_listed_versions():
-    listed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups() for requirement in PROJECT["dependencies"])
     cells = json.loads((ROOT / "notebooks" / "00_start_here.ipynb").read_text())["cells"]
     (checks,) = ("".join(cell["source"]) for cell in cells if "def check(" in "".join(cell["source"]))
     wanted = dict(re.findall(r'"([\w-]+)": "([\d.]+)"', checks))
-    assert "torch" in wanted and wanted.items() <= listed.items()
+    assert "torch" in wanted and wanted.items() <= listed("notebooks").items()
 
 
 def imported_packages(path):
@@ -119,6 +157,43 @@ def imported_packages(path):
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.split(".")[0])
     return names
+
+
+def test_the_lock_file_is_in_step_with_pyproject():
+    """Every requirement as listed, from the public index. `uv lock` writes the file anew."""
+    text = (ROOT / "uv.lock").read_text()
+    (own,) = (package for package in tomllib.loads(text)["package"] if package["name"] == "prosutils")
+    locked = {
+        entry["name"].lower().replace("_", "-"): entry["specifier"].removeprefix(">=")
+        for entry in own["metadata"]["requires-dist"]
+        if "specifier" in entry
+    }
+    assert own["version"] == PROJECT["version"]
+    assert locked == {name.lower().replace("_", "-"): bound for name, bound in listed("test", "assignments").items()}
+    assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
+
+
+CONFIGURATION = [".pre-commit-config.yaml", *(str(p.relative_to(ROOT)) for p in (ROOT / ".github").rglob("*.yml"))]
+
+
+@pytest.mark.parametrize("name", CONFIGURATION)
+def test_configuration_files_can_be_read(name):
+    content = yaml.safe_load((ROOT / name).read_text())
+    assert isinstance(content, dict) and content
+    for job in content.get("jobs", {}).values():
+        assert job["runs-on"] and all("run" in step or "uses" in step for step in job["steps"])
+        named = re.findall(r"tests/\w+\.py", " ".join(step.get("run", "") for step in job["steps"]))
+        assert all((ROOT / path).exists() for path in named)
+
+
+def test_the_development_container_builds_what_make_builds():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"] == "make .venv/installed TORCH=cpu"
+
+
+def test_the_changelog_has_this_version():
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[:2] == ["Unreleased", PROJECT["version"]]
 
 
 def test_citation_names_this_version_and_the_paper():
@@ -145,10 +220,11 @@ def test_all_data_of_the_package_is_shipped():
 
 # ---- Makefile and CI ---------------------------------------------------------------------------------------
 
-#: Stands for Python: notes its arguments in calls.txt, copies itself as the .venv's Python, fails on demand.
-PYTHON_STUB = """#!/bin/sh
-echo "$*" >> calls.txt
-if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; fi
+#: Stands for Python and uv: notes its arguments in calls.txt, copies itself as the .venv's Python, fails on demand.
+STUB = """#!/bin/sh
+case "$0" in *uv) name="uv ";; esac
+echo "$name$*" >> calls.txt
+case "$1 $2" in *venv*) mkdir -p .venv/bin; cp stub .venv/bin/python;; esac
 if [ -n "$FAILS" ]; then case "$*" in *"$FAILS"*) exit 3;; esac; fi
 """
 
@@ -160,12 +236,13 @@ def checkout(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     stub = tmp_path / "stub"
-    stub.write_text(PYTHON_STUB)
+    stub.write_text(STUB)
     stub.chmod(0o755)
     (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uv").symlink_to(stub)
     (tmp_path / "bin" / "chromedriver").symlink_to(stub)  # else .ci/run would install a browser
 
-    def run(*command, fails=""):
+    def run(*command, fails="", uv=""):
         calls = tmp_path / "calls.txt"
         calls.write_text("")
         result = subprocess.run(
@@ -176,6 +253,7 @@ def checkout(tmp_path):
             env=os.environ
             | {
                 "PYTHON": str(stub),
+                "UV": uv,
                 "FAILS": fails,
                 "MAKEFLAGS": "",
                 "MAKELEVEL": "0",
@@ -190,6 +268,7 @@ def checkout(tmp_path):
 
 INSTALL = ["-m venv .venv", "-m pip install --editable .[test]"]
 INSTALL_NBGRADER = ["-m pip install --editable .[assignments]"]
+CPU_TORCH = ["-m pip install --index-url https://download.pytorch.org/whl/cpu torch>=2.6 torchvision>=0.21"]
 RUNS = {
     "tutorial": ["-m prosutils tutorial"],
     "test": [
@@ -209,6 +288,24 @@ INSTALLS = {target: INSTALL + INSTALL_NBGRADER * (target in ("test", "assignment
 def test_targets_build_the_environment_once(checkout, target):
     assert checkout("make", target)[:2] == (0, INSTALLS[target] + RUNS[target])
     assert checkout("make", "-j1", target)[:2] == (0, RUNS[target])
+
+
+def test_torch_cpu_takes_pytorchs_cpu_build(checkout):
+    assert checkout("make", "lab", "TORCH=cpu")[1] == [INSTALL[0], *CPU_TORCH, INSTALL[1], *RUNS["lab"]]
+
+
+def test_uv_installs_where_there_is_uv(checkout):
+    uv = str(checkout.folder / "bin" / "uv")
+    python = checkout.folder / "stub"
+    create = f"uv venv --quiet --seed --allow-existing --python {python} .venv"
+    install = "uv pip install --python .venv/bin/python --editable .[test]"
+    assert checkout("make", "lab", uv=uv)[1] == [create, install, *RUNS["lab"]]
+    shutil.rmtree(checkout.folder / ".venv")
+    assert checkout("make", "lab", "TORCH=cpu", uv=uv)[1] == [
+        create,
+        install.replace("--editable", "--torch-backend cpu --editable"),
+        *RUNS["lab"],
+    ]
 
 
 def test_changed_pyproject_is_installed_again(checkout):

@@ -23,7 +23,7 @@ def batch():
 
 
 def pros(clip, **settings):
-    return ProS(clip, CLASSES, DOMAINS, load_preset("mini", **settings)).eval()
+    return ProS(clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()
 
 
 # --- Stage 1 ----------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def trained_names(model, stage):
 
 
 def test_what_trains_in_which_stage(clip):
-    model = pros(clip)
+    model = pros(clip, switches=dict(heads="released"))
     assert trained_names(model, 1) == {
         "units.domain",
         "units.semantic",
@@ -124,6 +124,22 @@ def test_what_trains_in_which_stage(clip):
     assert {name for name in stage2 if name.startswith("simulator.")} == {
         name for name, _ in model.named_parameters() if name.startswith("simulator.")
     }
+    as_in_fig_2 = pros(clip, switches=dict(heads="paper"))
+    assert trained_names(as_in_fig_2, 1) == trained_names(model, 1) - {"clip.model.text_projection"}
+    heads = {"clip.model.text_projection", "clip.model.visual.proj"}
+    assert trained_names(as_in_fig_2, 2) == trained_names(model, 2) - heads
+
+
+def test_a_simulator_that_reads_clip_s_patches_writes_as_many_prompts_as_it_has_templates(clip, batch):
+    model = pros(clip, simulator_reads="clip", prompt_tokens=3)
+    images, class_index, domain_index = batch
+    prompts = model.simulate(images)
+    assert prompts.shape == (len(images), 6, clip.width)
+    units, patches = model.units.all(len(images)), clip.patches(images)
+    torch.testing.assert_close(prompts, model.simulator(images * 0, units, patches))  # the pixels are not read again
+    model.set_stage(2)
+    model.loss(images, class_index, domain_index, 2).backward()
+    assert model.simulator.body.conv1.weight.grad is None
 
 
 def test_gradients_reach_what_trains_and_nothing_else(clip, batch):
@@ -137,7 +153,7 @@ def test_gradients_reach_what_trains_and_nothing_else(clip, batch):
 
 def test_trainable_numbers_at_the_papers_size():
     """504,576 and 18,226,176 numbers for 300 classes and 5 domains at ViT-B/32 [released code]."""
-    config = load_preset("pacs")
+    config = load_preset("pacs", switches=dict(heads="released"))
     model = ProS(load_clip("ViT-B-32-quickgelu"), [f"class_{i}" for i in range(300)], "abcde", config)
     numbers = {stage: sum(p.numel() for group in model.trainable(stage).values() for p in group) for stage in (1, 2)}
     assert numbers == {1: 504_576, 2: 18_226_176}
@@ -169,7 +185,7 @@ def test_the_learned_context_stands_where_the_placeholders_were(clip):
 
 def test_a_caption_that_does_not_fit_is_refused(clip):
     with pytest.raises(UserError, match="Use shorter class names"):
-        ProS(clip, ["_".join(["very"] * 40), "dog"], DOMAINS, load_preset("mini"))
+        ProS(clip, ["_".join(["very"] * 40), "dog"], DOMAINS, load_preset("mini-near"))
 
 
 # --- Repeatability and settings -----------------------------------------------------------------------------------
@@ -184,4 +200,4 @@ def test_the_seed_fixes_the_start(clip):
 def test_switches_take_two_values_and_one_call_sets_all():
     assert set(vars(Switches.released()).values()) == {"released"}
     with pytest.raises(UserError, match="it takes: paper, released"):
-        load_preset("mini", switches=dict(read_out="class token"))
+        load_preset("mini-near", switches=dict(read_out="class token"))
