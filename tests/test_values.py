@@ -372,7 +372,7 @@ def test_two_users_with_one_home(tmp_path):
         "import os, sys; os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n"
         "os.getuid = lambda: 1000\n"  # as in two containers that share /tmp
         "from prosutils.files import only_one\n"
-        "with only_one('/tmp/shared.csv') as lock: print(lock.lock_file)"
+        "with only_one('shared.csv') as lock: print(lock.lock_file)"
     )
     environment = os.environ | {"HOME": "/nonexistent", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     program = "from prosutils.files import only_one\n" + program  # while the files can still be read
