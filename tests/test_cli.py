@@ -97,6 +97,8 @@ def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
             "baselines",
             "--cases",
             "Zero-shot CLIP",
+            "--domains",
+            "sketch",
             "--data",
             str(toy_folder),
             "--artifacts",
@@ -113,9 +115,11 @@ def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
 
 def test_ablate_holds_out_the_presets_domain_or_all(toy_folder):
     mini = load_preset("mini")
-    assert cli.held_out_domains(mini) == ["sketch"]
+    assert cli.held_out_domains(mini) == ["chalk"]
     assert cli.held_out_domains(mini, ("pixel", "solid")) == ["pixel", "solid"]
-    assert cli.held_out_domains(mini, ("all",)) == ["clipart", "outline", "solid", "sketch", "pixel"]
+    assert cli.held_out_domains(mini, ("all",)) == ["mosaic", "blueprint", "stamp", "chalk", "cross_stitch"]
+    near = load_preset("mini-near")
+    assert cli.held_out_domains(near, ("all",)) == ["clipart", "outline", "solid", "sketch", "pixel"]
     assert set(cli.held_out_domains(load_preset("domainnet"), ("all",))) == {
         "sketch",
         "quickdraw",
@@ -145,7 +149,7 @@ def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
     train = ["train", "--artifacts", tmp_path / "artifacts"]
     toy_train = [*train, "--data", toy_folder]
     assert "no folder" in refusal(capsys, *train, "--data", tmp_path / "missing")
-    assert "Known: mini, pictonet, pacs" in refusal(capsys, *train, "--preset", "minni")
+    assert "Known: mini, mini-near, pictonet" in refusal(capsys, *train, "--preset", "minni")
     assert "needs --data" in refusal(capsys, *train, "--preset", "pacs")
     assert "Known: emoji, outline, pixel, sketch" in refusal(capsys, *toy_train, "--unseen-domain", "photo")
     assert "Known: ball, box" in refusal(capsys, *toy_train, "--unseen-domain", "sketch", "--unseen-classes", "zebra")
