@@ -46,7 +46,8 @@ def test_every_imported_package_is_listed_with_a_lower_bound():
         listed[name] = bound
     import_names = {"open_clip": "open_clip_torch", "PIL": "pillow", "sklearn": "scikit-learn",
                     "umap": "umap-learn", "yaml": "pyyaml", "IPython": "ipywidgets",
-                    "traitlets": "nbgrader", "nbformat": "nbconvert", "nbclient": "nbconvert"}
+                    "traitlets": "nbgrader", "nbformat": "nbconvert", "nbclient": "nbconvert",
+                    "jupyter_client": "nbconvert"}
     own = {"prosutils", "conftest", "tomli"} | {path.stem for folder in ("data_scripts", "assignments", "notebooks")
                                                 for path in (ROOT / folder).glob("*.py")}
     for folder in ("prosutils", "data_scripts", "assignments", "tests"):
