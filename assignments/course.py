@@ -12,6 +12,7 @@
 All call nbgrader's own steps with nbgrader_config.py; `nbgrader generate_assignment`, `autograde`,
 `generate_feedback` and `export` do the same when called in this folder, one submission after the other.
 """
+
 import argparse
 import glob
 import logging
@@ -23,17 +24,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
+import reports
+import sandbox
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
+from protection import read_state, write_state
 from traitlets.config import Config, PyFileConfigLoader
 
-import reports
-import sandbox
-from protection import read_state, write_state
-
-warnings.filterwarnings("ignore", module="nbgrader")        # its gradebook and a newer SQLAlchemy
+warnings.filterwarnings("ignore", module="nbgrader")  # its gradebook and a newer SQLAlchemy
 HERE = Path(__file__).resolve().parent
 ASSIGNMENTS = sorted(path.name for path in (HERE / "source").iterdir() if path.is_dir())
 #: States that a lecturer has to look at.
@@ -41,6 +41,7 @@ TO_LOOK_AT = ("crashed", "tampered", "not readable", "not graded")
 
 
 # ---- nbgrader's steps --------------------------------------------------------------------------------------
+
 
 def run(step, root, assignment, student="*", settings=None):
     """One of nbgrader's converters on the course in `root`; False where some submissions could not be done."""
@@ -88,6 +89,7 @@ def release(root=HERE):
 
 # ---- grading -----------------------------------------------------------------------------------------------
 
+
 def students_to_grade(root, assignment, again=False):
     """Students who have handed in an assignment; without `again` only those who are new or have changed it since."""
     students = []
@@ -111,11 +113,16 @@ def autograde_one(root, assignment, student, settings=None):
     log_to(log)
     name = Path(root, "submitted", student, assignment, f"{assignment}.ipynb")
     if not os.path.lexists(name):
-        write_state(root, assignment, student, "not readable", f"There is no file {assignment}.ipynb; look for it under "
-                                                               "another name.")
+        write_state(
+            root,
+            assignment,
+            student,
+            "not readable",
+            f"There is no file {assignment}.ipynb; look for it under another name.",
+        )
     try:
         run(Autograde, root, assignment, glob.escape(student), settings)
-    except Exception as error:                                  # one submission keeps no other from being graded
+    except Exception as error:  # one submission keeps no other from being graded
         logging.getLogger("traitlets").exception("%s could not be graded", student)
         write_state(root, assignment, student, "not graded", f"{type(error).__name__}: see the log.")
     found = read_state(root, assignment, student)
@@ -133,7 +140,7 @@ def autograde(root, assignment, students, workers=1, settings=None, show=print):
             student = waiting[done]
             try:
                 found = done.result()
-            except Exception as error:                          # a worker that died takes others with it: they are named
+            except Exception as error:  # a worker that died takes others with it: they are named
                 write_state(root, assignment, student, "not graded", f"{type(error).__name__}; grade again.")
                 found = read_state(root, assignment, student)
             show(f"{student:24} {points_of(root, assignment, student, found)}")
@@ -154,8 +161,12 @@ def points_of(root, assignment, student, found):
             submission = book.find_submission(assignment, student)
         except MissingEntry:
             return "not in the gradebook"
-        waiting = sum(grade.max_score for notebook in submission.notebooks for grade in notebook.grades
-                      if grade.needs_manual_grade)
+        waiting = sum(
+            grade.max_score
+            for notebook in submission.notebooks
+            for grade in notebook.grades
+            if grade.needs_manual_grade
+        )
         by_hand = f", {waiting:g} points to give by hand" if waiting else ""
         late = f", {submission.late_submission_penalty:g} less for late" if submission.late_submission_penalty else ""
         return f"{submission.score:g} of {submission.max_score:g}{late}{by_hand}"
@@ -172,6 +183,7 @@ def use_container():
 
 # ---- commands ----------------------------------------------------------------------------------------------
 
+
 def do_release(_):
     print(f"{'assignment':20} {'by tests':>8} {'by hand':>8}   student version")
     for assignment, by_tests, by_hand in release():
@@ -181,9 +193,12 @@ def do_release(_):
 def do_students(options):
     with gradebook(options.course) as book:
         students = reports.enrol(options.course, book)
-    print(f"{len(students)} students in students.csv have a number each and are in the gradebook." if students else
-          f"There is no students.csv in {options.course}. Write one with the columns {', '.join(reports.STUDENTS)}; numbers "
-          "may be left open.")
+    print(
+        f"{len(students)} students in students.csv have a number each and are in the gradebook."
+        if students
+        else f"There is no students.csv in {options.course}. Write one with the columns "
+        f"{', '.join(reports.STUDENTS)}; numbers may be left open."
+    )
 
 
 def do_due(options):
@@ -197,8 +212,11 @@ def do_autograde(options):
     students = options.student or students_to_grade(options.course, options.assignment, options.again)
     start = time.monotonic()
     autograde(options.course, options.assignment, students, options.workers)
-    print(f"{len(students)} graded in {time.monotonic() - start:.0f} s; log: {Path(options.course) / 'nbgrader.log'}" if students
-          else "Nothing is new since the last time; --again grades everything anew.")
+    print(
+        f"{len(students)} graded in {time.monotonic() - start:.0f} s; log: {Path(options.course) / 'nbgrader.log'}"
+        if students
+        else "Nothing is new since the last time; --again grades everything anew."
+    )
 
 
 def do_feedback(options):
@@ -224,7 +242,7 @@ def do_similar(options):
 
 
 def do_grade(options):
-    import samples                                              # here, for it imports this module
+    import samples  # here, for it imports this module
 
     use_container()
     return samples.check(options.only.split(",") if options.only else None, options.workers)
@@ -262,7 +280,9 @@ def parser():
 
 
 def workers(step):
-    step.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="submissions at a time (default: as cores)")
+    step.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="submissions at a time (default: as cores)"
+    )
 
 
 def main():

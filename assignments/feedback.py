@@ -1,11 +1,11 @@
 """The page that a student gets: points by task, what each test says, and nothing of the hidden tests."""
+
 import ast
 import builtins
 import html
 import re
 
 from latex2mathml.converter import convert
-from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.preprocessors import ClearHiddenTests, NbGraderPreprocessor
 from nbgrader.utils import is_grade, is_locked, is_solution
@@ -64,14 +64,21 @@ def messages(nb):
         if cell.cell_type == "code" and is_locked(cell):
             for node in ast.walk(ast.parse(cell.source)):
                 if isinstance(node, ast.JoinedStr):
-                    patterns.add("".join(re.escape(" ".join(f" {part.value} ".split(" ")[1:-1]))
-                                         if isinstance(part, ast.Constant) else VALUE for part in node.values))
+                    patterns.add(
+                        "".join(
+                            re.escape(" ".join(f" {part.value} ".split(" ")[1:-1]))
+                            if isinstance(part, ast.Constant)
+                            else VALUE
+                            for part in node.values
+                        )
+                    )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 12:
                     patterns.add(re.escape(node.value))
     return re.compile("|".join(sorted(patterns)) or r"(?!)")
 
 
 # ---- the table of points -----------------------------------------------------------------------------------
+
 
 class TaskNames(NbGraderPreprocessor):
     """Gives each cell with points its task's name and a colour, and the page a table with subtotals."""
@@ -97,12 +104,18 @@ class TaskNames(NbGraderPreprocessor):
     def describe(cell):
         names = cell.metadata.nbgrader
         score, points = names.get("score") or 0, names["points"]
-        comment = " ".join(line.strip("# ") for line in re.match(r"(#[^\n]*\n?)*", cell.source).group().splitlines()
-                           if "###" not in line) if cell.cell_type == "code" else ""
+        comment = (
+            " ".join(
+                line.strip("# ")
+                for line in re.match(r"(#[^\n]*\n?)*", cell.source).group().splitlines()
+                if "###" not in line
+            )
+            if cell.cell_type == "code"
+            else ""
+        )
         what = "read by your lecturer" if is_solution(cell) else comment.removeprefix("Hidden: ") or "the visible test"
         names["what"], names["colour"] = what, colour(score, points)
-        return {"name": names["grade_id"], "what": what, "score": score, "points": points,
-                "colour": names["colour"]}
+        return {"name": names["grade_id"], "what": what, "score": score, "points": points, "colour": names["colour"]}
 
 
 def colour(score, points):
@@ -111,12 +124,15 @@ def colour(score, points):
 
 # ---- formulas ----------------------------------------------------------------------------------------------
 
+
 class FormulasOffline(NbGraderPreprocessor):
     """Writes formulas as MathML, which browsers draw by themselves: the page needs no network."""
 
     #: Code, which is left alone, or a formula.
-    PART = re.compile(r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<line>[^$\n]+(?:\n[^$\n]+)?)\$",
-                      re.DOTALL)
+    PART = re.compile(
+        r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<line>[^$\n]+(?:\n[^$\n]+)?)\$",
+        re.DOTALL,
+    )
 
     def preprocess_cell(self, cell, resources, index):
         if cell.cell_type == "markdown":
@@ -130,5 +146,5 @@ class FormulasOffline(NbGraderPreprocessor):
         text = html.unescape(match["block"] or match["line"]).strip()
         try:
             return convert(text, display="block" if match["block"] else "inline")
-        except Exception:                                       # a student's formula may be anything
+        except Exception:  # a student's formula may be anything
             return f"<code>{html.escape(text)}</code>"

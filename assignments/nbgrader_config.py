@@ -1,4 +1,5 @@
 """Settings of the course: `nbgrader` reads them when it is called in this folder, and so does course.py."""
+
 import os
 import sys
 from pathlib import Path
@@ -8,11 +9,17 @@ sys.path.insert(0, str(HERE))
 # nbgrader calls the program `alembic`, which lies beside Python: an environment need not be activated for it.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor  # noqa: E402
-from nbgrader.preprocessors import (AssignLatePenalties, CheckCellMetadata, ClearOutput, GetGrades,  # noqa: E402
-                                    IgnorePattern, LimitOutput, OverwriteKernelspec)
-
 from feedback import FormulasOffline, TaskNames, TellTests  # noqa: E402
+from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor  # noqa: E402
+from nbgrader.preprocessors import (  # noqa: E402
+    AssignLatePenalties,
+    CheckCellMetadata,
+    ClearOutput,
+    GetGrades,
+    IgnorePattern,
+    LimitOutput,
+    OverwriteKernelspec,
+)
 from protection import CountFairly, NotebookReader, RestoreCells, SafeOutputs, SaveGrades  # noqa: E402
 from reports import GradesExport, LatePenalty  # noqa: E402
 from running import ExecuteInTime  # noqa: E402
@@ -25,13 +32,27 @@ c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedE
 # nbgrader's own steps, and between them those of protection.py, running.py and feedback.py.
 c.Autograde.exporter_class = NotebookReader
 c.Autograde.sanitize_preprocessors = [ClearOutput, RestoreCells, OverwriteKernelspec, CheckCellMetadata]
-c.Autograde.autograde_preprocessors = [ExecuteInTime, IgnorePattern, LimitOutput, CountFairly, SaveGrades, SafeOutputs,
-                                       AssignLatePenalties, CheckCellMetadata]
-c.GenerateFeedback.preprocessors = [GetGrades, TellTests, SafeOutputs, TaskNames, FormulasOffline,
-                                    CSSHTMLHeaderPreprocessor]
+c.Autograde.autograde_preprocessors = [
+    ExecuteInTime,
+    IgnorePattern,
+    LimitOutput,
+    CountFairly,
+    SaveGrades,
+    SafeOutputs,
+    AssignLatePenalties,
+    CheckCellMetadata,
+]
+c.GenerateFeedback.preprocessors = [
+    GetGrades,
+    TellTests,
+    SafeOutputs,
+    TaskNames,
+    FormulasOffline,
+    CSSHTMLHeaderPreprocessor,
+]
 c.HTMLExporter.template_name = "pros_feedback"
 c.HTMLExporter.extra_template_basedirs = [str(HERE / "templates")]
-c.HTMLExporter.mathjax_url = ""              # formulas are drawn without it
+c.HTMLExporter.mathjax_url = ""  # formulas are drawn without it
 
 # Late submissions: `timestamp.txt` beside the notebook against the due date (README.md, "A term").
 c.AssignLatePenalties.plugin_class = LatePenalty

@@ -3,6 +3,7 @@
 nbgrader_config.py puts these between nbgrader's own. Nothing that one student hands in may keep another from being
 graded, and nothing that a notebook says about itself is believed: cells come from the gradebook.
 """
+
 import ast
 import json
 import math
@@ -23,15 +24,16 @@ from nbgrader.preprocessors import NbGraderPreprocessor, SaveAutoGrades
 from nbgrader.utils import is_grade, is_solution
 from traitlets import Bool
 
-LARGEST = 50 << 20                  # bytes of a notebook as it is handed in
+LARGEST = 50 << 20  # bytes of a notebook as it is handed in
 #: What a picture in an output may consist of: base64 and nothing else, for it is written into a page.
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
-LARGEST_PICTURE = 1 << 20           # characters
+LARGEST_PICTURE = 1 << 20  # characters
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 TAG = re.compile(r"<[A-Za-z/!?]")
 
 
 # ---- the state of a submission -----------------------------------------------------------------------------
+
 
 def state_file(root, assignment, student):
     return Path(root) / "states" / assignment / f"{student}.json"
@@ -61,6 +63,7 @@ def course_folder(resources):
 
 # ---- reading -----------------------------------------------------------------------------------------------
 
+
 class NotebookReader(NotebookExporter):
     """Reads a submission. What is no notebook, too large or a link is named, and nbgrader goes on with the others."""
 
@@ -68,29 +71,32 @@ class NotebookReader(NotebookExporter):
         path = Path(filename)
         try:
             self.refuse(path)
-            text = path.read_bytes().decode("utf-8-sig")           # Windows puts a byte order mark before it
+            text = path.read_bytes().decode("utf-8-sig")  # Windows puts a byte order mark before it
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")                    # of cells that come twice: RestoreCells sees to them
+                warnings.simplefilter("ignore")  # of cells that come twice: RestoreCells sees to them
                 notebook = nbformat.reads(text, as_version=4)
             notebook.metadata = NotebookNode(kernelspec=PYTHON)
             notebook.cells = [plain(cell) for cell in notebook.cells]
         except NbGraderException as error:
             self.give_up(resources, str(error))
-        except Exception:                                          # whatever is in the file, it is not a notebook
-            self.give_up(resources, f"{path.name} is not a notebook, whatever its name says: ask for the .ipynb file as "
-                                    "Jupyter saves it.")
+        except Exception:  # whatever is in the file, it is not a notebook
+            self.give_up(
+                resources,
+                f"{path.name} is not a notebook, whatever its name says: ask for the .ipynb file as Jupyter saves it.",
+            )
         resources = resources | {"metadata": {"name": path.stem, "path": str(path.parent)}}
         return self.from_notebook_node(notebook, resources=resources, **options)
 
     @staticmethod
     def refuse(path):
         """Raises NbGraderException for a link and for a file that is too large."""
-        for place in [path, *path.parents[:2]]:                    # the file, the assignment's and the student's folder
+        for place in [path, *path.parents[:2]]:  # the file, the assignment's and the student's folder
             if place.is_symlink():
                 raise NbGraderException(f"{place.name} is a link and was not read: ask for the file itself.")
         if path.stat().st_size > LARGEST:
-            raise NbGraderException(f"{path.name} has more than {LARGEST >> 20} million bytes: ask for it with its outputs "
-                                    "cleared.")
+            raise NbGraderException(
+                f"{path.name} has more than {LARGEST >> 20} million bytes: ask for it with its outputs cleared."
+            )
 
     def give_up(self, resources, message):
         names = resources["nbgrader"]
@@ -105,16 +111,17 @@ def plain(cell):
     """
     if not isinstance(cell.source, str):
         raise TypeError("a cell without text")
-    new = new_code_cell if cell.cell_type == "code" else new_markdown_cell      # raw cells could hold any format
+    new = new_code_cell if cell.cell_type == "code" else new_markdown_cell  # raw cells could hold any format
     nbgrader = cell.metadata.get("nbgrader")
     return new(cell.source, metadata=NotebookNode(nbgrader=nbgrader) if isinstance(nbgrader, dict) else NotebookNode())
 
 
 # ---- restoring ---------------------------------------------------------------------------------------------
 
+
 class RestoreCells(NbGraderPreprocessor):
     """Makes a submission's cells those of the release again: what a cell is, what it is worth and what a test says
-    comes from the gradebook. Of a cell that comes twice the last one counts; what is missing is put back in its place."""
+    comes from the gradebook. Of a cell that comes twice the last one counts; what is missing is put back."""
 
     def preprocess(self, nb, resources):
         names = resources["nbgrader"]
@@ -122,14 +129,18 @@ class RestoreCells(NbGraderPreprocessor):
             notebook = gradebook.find_notebook(names["notebook"], names["assignment"])
             points = {cell.name: cell.max_score for cell in notebook.grade_cells}
             answers = {cell.name for cell in notebook.solution_cells}
-            released = {source.name: self.cell(source, points.get(source.name), source.name in answers)
-                        for source in notebook.source_cells}
+            released = {
+                source.name: self.cell(source, points.get(source.name), source.name in answers)
+                for source in notebook.source_cells
+            }
         changed = [claimed(cell) for cell in nb.cells if claimed(cell) in released and changes_a_test(cell, released)]
         if changed:
             self.log.warning("%s: changed tests were replaced: %s", names["student"], ", ".join(sorted(set(changed))))
         places = {claimed(cell): place for place, cell in enumerate(nb.cells) if claimed(cell) in released}
-        nb.cells = [restored(cell, released[claimed(cell)] if places.get(claimed(cell)) == place else None)
-                    for place, cell in enumerate(nb.cells)]
+        nb.cells = [
+            restored(cell, released[claimed(cell)] if places.get(claimed(cell)) == place else None)
+            for place, cell in enumerate(nb.cells)
+        ]
         missing = [name for name in released if name not in places]
         self.put_back(nb, released, missing)
         if missing:
@@ -150,8 +161,16 @@ class RestoreCells(NbGraderPreprocessor):
     @staticmethod
     def cell(source, points, is_answer):
         """A cell as the gradebook has it: an answer without its solution, a test with its hidden part."""
-        nbgrader = {"schema_version": 3, "grade_id": source.name, "grade": points is not None, "solution": is_answer,
-                    "task": False, "locked": source.locked, "checksum": source.checksum, "cell_type": source.cell_type}
+        nbgrader = {
+            "schema_version": 3,
+            "grade_id": source.name,
+            "grade": points is not None,
+            "solution": is_answer,
+            "task": False,
+            "locked": source.locked,
+            "checksum": source.checksum,
+            "cell_type": source.cell_type,
+        }
         nbgrader |= {} if points is None else {"points": points}
         new = new_code_cell if source.cell_type == "code" else new_markdown_cell
         return new(source.source, metadata=NotebookNode(nbgrader=NotebookNode(nbgrader)))
@@ -182,6 +201,7 @@ def restored(cell, released):
 
 # ---- counting ----------------------------------------------------------------------------------------------
 
+
 class CountFairly(NbGraderPreprocessor):
     """Makes nbgrader's rule count what a test decided: an error costs the points, a warning does not, and a test that
     did not run has not been passed. Points in part are read only where the test gives them."""
@@ -191,10 +211,13 @@ class CountFairly(NbGraderPreprocessor):
             return cell, resources
         for output in cell.outputs:
             if output.output_type == "stream":
-                output.name = "stdout"                              # nbgrader takes standard error for a failure
+                output.name = "stdout"  # nbgrader takes standard error for a failure
         if not is_solution(cell):
-            cell.outputs = [output for output in cell.outputs if output.output_type not in ("execute_result",)
-                            or gives_part_of_its_points(cell.source)]
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.output_type not in ("execute_result",) or gives_part_of_its_points(cell.source)
+            ]
             problem = self.problem(cell)
             if problem:
                 cell.outputs.append(new_output("error", ename="NotPassed", evalue=problem, traceback=[problem]))
@@ -213,7 +236,7 @@ class CountFairly(NbGraderPreprocessor):
             points = float(results[0].data["text/plain"])
         except (IndexError, KeyError, TypeError, ValueError):
             points = math.nan
-        right = len(results) == 1 and 0 <= points <= float(cell.metadata.nbgrader["points"])     # never for NaN
+        right = len(results) == 1 and 0 <= points <= float(cell.metadata.nbgrader["points"])  # never for NaN
         return None if right else "This test gave no number of points."
 
 
@@ -239,18 +262,20 @@ class SaveGrades(SaveAutoGrades):
     def _add_score(self, cell, resources):
         super()._add_score(cell, resources)
         if self.flagged:
-            grade = self.gradebook.find_grade(cell.metadata["nbgrader"]["grade_id"], self.notebook_id, self.assignment_id,
-                                              self.student_id)
+            grade = self.gradebook.find_grade(
+                cell.metadata["nbgrader"]["grade_id"], self.notebook_id, self.assignment_id, self.student_id
+            )
             grade.auto_score, grade.needs_manual_grade = None, True
             self.gradebook.db.commit()
 
 
 # ---- showing -----------------------------------------------------------------------------------------------
 
+
 class SafeOutputs(SanitizeHTML):
     """Keeps of outputs and text what cannot run in the page of whoever reads it: text, clean HTML, and pictures."""
 
-    enabled = Bool(True).tag(config=True)       # nbconvert leaves a preprocessor out otherwise
+    enabled = Bool(True).tag(config=True)  # nbconvert leaves a preprocessor out otherwise
 
     def preprocess(self, nb, resources):
         self.safe_output_keys = {"text/plain", "image/png", "image/jpeg"}
@@ -259,13 +284,15 @@ class SafeOutputs(SanitizeHTML):
     def preprocess_cell(self, cell, resources, index):
         cell.pop("attachments", None)
         if cell.cell_type != "code" and not TAG.search(cell.source):
-            return cell, resources                                  # cleaning would spoil `a < b` in code
+            return cell, resources  # cleaning would spoil `a < b` in code
         for output in cell.get("outputs", []):
             if "data" in output:
-                output.metadata = NotebookNode()                    # sizes are written into the page as they come
+                output.metadata = NotebookNode()  # sizes are written into the page as they come
                 for kind in ("image/png", "image/jpeg"):
                     picture = output.data.get(kind, "")
                     if not isinstance(picture, str) or len(picture) > LARGEST_PICTURE or not BASE64.fullmatch(picture):
                         del output.data[kind]
-                output.data = NotebookNode({kind: value for kind, value in output.data.items() if isinstance(value, str)})
+                output.data = NotebookNode(
+                    {kind: value for kind, value in output.data.items() if isinstance(value, str)}
+                )
         return super().preprocess_cell(cell, resources, index)

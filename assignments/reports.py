@@ -1,4 +1,5 @@
-"""Lists around a course: students and their numbers, grades for a learning platform, late penalties, similar answers."""
+"""Lists around a course: students and numbers, grades for a learning platform, late penalties, similar answers."""
+
 import csv
 import io
 import itertools
@@ -12,15 +13,15 @@ import nbformat
 import pandas as pd
 from nbgrader.api import MissingEntry
 from nbgrader.plugins import ExportPlugin, LateSubmissionPlugin
-from traitlets import Enum, Float
-
 from protection import claimed, read_state
+from traitlets import Enum, Float
 
 FORMS = ("grades", "moodle", "canvas", "gradescope")
 STUDENTS = ("id", "last_name", "first_name", "email", "number")
 
 
 # ---- students ----------------------------------------------------------------------------------------------
+
 
 def read_students(root):
     """COURSE/students.csv: [{"id", "last_name", "first_name", "email", "number"}], [] where there is no list.
@@ -36,10 +37,13 @@ def read_students(root):
     for line, row in enumerate(rows, 2):
         number = (row.get("number") or "").strip()
         if not (row.get("id") or "").strip() or not re.fullmatch(r"\d*", number):
-            raise ValueError(f"students.csv, line {line}: an id and a whole number (or none) are needed; columns: "
-                             f"{', '.join(STUDENTS)}.")
-        students.append({name: (row.get(name) or "").strip() for name in STUDENTS}
-                        | {"number": int(number) if number else None})
+            raise ValueError(
+                f"students.csv, line {line}: an id and a whole number (or none) are needed; columns: "
+                f"{', '.join(STUDENTS)}."
+            )
+        students.append(
+            {name: (row.get(name) or "").strip() for name in STUDENTS} | {"number": int(number) if number else None}
+        )
     return students
 
 
@@ -59,12 +63,15 @@ def enrol(root, gradebook):
 def write_whole(path, text):
     """Writes a file so that it is there whole or as it was."""
     path = Path(path).absolute()
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8", newline="") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8", newline=""
+    ) as file:
         file.write(text)
     os.replace(file.name, path)
 
 
 # ---- late submissions --------------------------------------------------------------------------------------
+
 
 class LatePenalty(LateSubmissionPlugin):
     """Takes a share of the points for every day that has begun after the due date, up to a limit."""
@@ -82,6 +89,7 @@ class LatePenalty(LateSubmissionPlugin):
 
 # ---- grades ------------------------------------------------------------------------------------------------
 
+
 def grades(gradebook, root):
     """One row for every student and assignment: state, points by tests and by hand, penalty, score.
 
@@ -91,11 +99,29 @@ def grades(gradebook, root):
     rows = []
     for assignment in gradebook.assignments:
         for student in gradebook.students:
-            row = {"assignment": assignment.name, "student_id": student.id, "last_name": student.last_name,
-                   "first_name": student.first_name, "email": student.email, "of": assignment.max_score}
+            row = {
+                "assignment": assignment.name,
+                "student_id": student.id,
+                "last_name": student.last_name,
+                "first_name": student.first_name,
+                "email": student.email,
+                "of": assignment.max_score,
+            }
             rows.append(row | standing(gradebook, root, assignment, student))
-    columns = ["assignment", "student_id", "last_name", "first_name", "email", "state", "raw_score",
-               "late_submission_penalty", "score", "of", "submitted", "note"]
+    columns = [
+        "assignment",
+        "student_id",
+        "last_name",
+        "first_name",
+        "email",
+        "state",
+        "raw_score",
+        "late_submission_penalty",
+        "score",
+        "of",
+        "submitted",
+        "note",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -104,21 +130,33 @@ def standing(gradebook, root, assignment, student):
     try:
         submission = gradebook.find_submission(assignment.name, student.id)
     except MissingEntry:
-        return {"state": "not handed in", "raw_score": 0.0, "late_submission_penalty": 0.0, "score": 0.0, "submitted": "",
-                "note": ""}
+        return {
+            "state": "not handed in",
+            "raw_score": 0.0,
+            "late_submission_penalty": 0.0,
+            "score": 0.0,
+            "submitted": "",
+            "note": "",
+        }
     found = read_state(root, assignment.name, student.id)
     row = {"state": found["state"] or "not graded", "note": found["note"], "submitted": submission.timestamp}
     waiting = any(grade.needs_manual_grade for notebook in submission.notebooks for grade in notebook.grades)
     if waiting and row["state"] == "graded":
         row["state"] = "to be read by hand"
-    if not waiting and row["state"] in ("crashed", "tampered") and any(
-            grade.manual_score is not None for notebook in submission.notebooks for grade in notebook.grades):
+    if (
+        not waiting
+        and row["state"] in ("crashed", "tampered")
+        and any(grade.manual_score is not None for notebook in submission.notebooks for grade in notebook.grades)
+    ):
         row["state"] = "graded by hand"
     if row["state"] not in ("graded", "graded by hand"):
         return row | {"raw_score": None, "late_submission_penalty": None, "score": None}
     penalty = submission.late_submission_penalty or 0.0
-    return row | {"raw_score": submission.score, "late_submission_penalty": penalty,
-                  "score": max(0.0, submission.score - penalty)}
+    return row | {
+        "raw_score": submission.score,
+        "late_submission_penalty": penalty,
+        "score": max(0.0, submission.score - penalty),
+    }
 
 
 def as_form(table, form):
@@ -132,14 +170,27 @@ def as_form(table, form):
         frame = pd.DataFrame({"Username": wide.index, "Email address": people["email"].values})
         return pd.concat([frame, wide.reset_index(drop=True)], axis=1)
     if form == "canvas":
-        names = [", ".join(filter(None, pair)) for pair in zip(people["last_name"], people["first_name"])]
-        frame = pd.DataFrame({"Student": names, "ID": "", "SIS User ID": wide.index, "SIS Login ID": people["email"].values,
-                              "Section": ""})
+        names = [", ".join(filter(None, pair)) for pair in zip(people["last_name"], people["first_name"], strict=True)]
+        frame = pd.DataFrame(
+            {
+                "Student": names,
+                "ID": "",
+                "SIS User ID": wide.index,
+                "SIS Login ID": people["email"].values,
+                "Section": "",
+            }
+        )
         frame = pd.concat([frame, wide.reset_index(drop=True)], axis=1)
         possible = {"Student": "    Points Possible"} | points.to_dict()
         return pd.concat([pd.DataFrame([possible], columns=frame.columns), frame], ignore_index=True)
-    frame = pd.DataFrame({"First Name": people["first_name"].values, "Last Name": people["last_name"].values,
-                          "SID": wide.index, "Email": people["email"].values})
+    frame = pd.DataFrame(
+        {
+            "First Name": people["first_name"].values,
+            "Last Name": people["last_name"].values,
+            "SID": wide.index,
+            "Email": people["email"].values,
+        }
+    )
     for assignment in wide.columns:
         frame[assignment], frame[f"{assignment} - Max Points"] = wide[assignment].values, points[assignment]
     return frame
@@ -163,6 +214,7 @@ class GradesExport(ExportPlugin):
 
 # ---- similar answers ---------------------------------------------------------------------------------------
 
+
 def code_words(source):
     """The words of code without names, comments and layout: renaming variables or moving spaces changes nothing."""
     words, names = [], {}
@@ -180,16 +232,18 @@ def code_words(source):
 
 #: Words that mean the same in every answer: Python's own, and those of the libraries that the answers use most.
 KEYWORDS = set(
-    "False None True and as assert break class continue def del elif else except finally for from global if import in is "
-    "lambda nonlocal not or pass raise return try while with yield torch len range int float min max sum set list dict "
-    "zip enumerate sorted stack cat clone expand nonzero isin argsort cumsum normalize cross_entropy".split())
+    "False None True and as assert break class continue def del elif else except finally for from global "
+    "if import in is lambda nonlocal not or pass raise return try while with yield torch len range int "
+    "float min max sum set list dict zip enumerate sorted stack cat clone expand nonzero isin argsort "
+    "cumsum normalize cross_entropy ".split()
+)
 
 
 def own_words(root, assignment, student):
     """The words of all that a student has written into a notebook: answers and own cells, without what was released."""
     try:
         handed_in = nbformat.read(Path(root) / "submitted" / student / assignment / f"{assignment}.ipynb", as_version=4)
-    except Exception:                                              # grading has named what is no notebook
+    except Exception:  # grading has named what is no notebook
         return []
     release = nbformat.read(Path(root) / "release" / assignment / f"{assignment}.ipynb", as_version=4)
     given = {cell.source for cell in release.cells}
@@ -215,9 +269,13 @@ def similar(root, assignment, at_least=0.8):
     columns = ["student", "other", "likeness"]
     if len(students) < 2:
         return pd.DataFrame(columns=columns)
-    weights = TfidfVectorizer(analyzer=lambda text: [" ".join(text[i:i + 5]) for i in range(len(text) - 4)],
-                              sublinear_tf=True).fit_transform([words[student] for student in students])
+    weights = TfidfVectorizer(
+        analyzer=lambda text: [" ".join(text[i : i + 5]) for i in range(len(text) - 4)], sublinear_tf=True
+    ).fit_transform([words[student] for student in students])
     likeness = (weights @ weights.T).toarray()
-    pairs = [(students[i], students[j], round(float(likeness[i, j]), 3))
-             for i, j in itertools.combinations(range(len(students)), 2) if likeness[i, j] >= at_least]
+    pairs = [
+        (students[i], students[j], round(float(likeness[i, j]), 3))
+        for i, j in itertools.combinations(range(len(students)), 2)
+        if likeness[i, j] >= at_least
+    ]
     return pd.DataFrame(sorted(pairs, key=lambda pair: -pair[2]), columns=columns)

@@ -1,25 +1,25 @@
 """Runs the answers of a submission in the sandbox, and finds out whether the run can be trusted."""
+
 import ast
 import copy
 import json
 import secrets
 from pathlib import Path
 
+import sandbox
 from nbformat import NotebookNode, from_dict
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.converters.base import NbGraderException
 from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import is_grade, is_locked, is_solution
-from traitlets import Integer
-
-import sandbox
 from protection import course_folder, write_state
 from reports import read_students
+from traitlets import Integer
 
 #: Modules whose names tests use, looked at where the locked cells of a notebook import them.
 LEANS_ON = ("torch", "torch.nn.functional", "torch.testing", "prosutils")
-#: Prints what tests lean on: for every place of Python, PyTorch, the package and the kernel, a number that changes when one
-#: of its names gets another object. Sent anew before the first and behind all answers, and compared out here.
+#: Prints what tests lean on: for every place of Python, PyTorch, the package and the kernel, a number that changes when
+#: one of its names gets another object. Sent anew before the first and behind all answers, and compared out here.
 FINGERPRINT = """
 def fingerprint(*modules):
     import builtins, hashlib, importlib, json, sys
@@ -59,17 +59,24 @@ class ExecuteInTime(NbGraderPreprocessor):
     timeout = Integer(30, help="Seconds for a cell: none of a right solution takes ten.").tag(config=True)
     limit = Integer(120, help="Seconds from the first answer on; afterwards a cell has one second.").tag(config=True)
     set_up_timeout = Integer(120, help="Seconds for a cell before the first answer: imports, data.").tag(config=True)
-    given_timeout = Integer(60, help="Seconds for a locked cell between answers: it may embed pictures.").tag(config=True)
+    given_timeout = Integer(60, help="Seconds for a locked cell between answers: it may embed pictures.").tag(
+        config=True
+    )
     output_bytes = Integer(1 << 20, help="Bytes of output that a cell may have.").tag(config=True)
 
     def preprocess(self, nb, resources):
         folder = Path(resources["metadata"]["path"])
         drop_links(folder, resources["nbgrader"], self.log)
-        (folder / f"{resources['nbgrader']['notebook']}.ipynb").unlink()    # hidden tests; nbgrader writes it again after
+        (folder / f"{resources['nbgrader']['notebook']}.ipynb").unlink()  # hidden tests; nbgrader writes it again after
         number = number_of(course_folder(resources), resources["nbgrader"]["student"])
         steps = plan(nb, number)
-        limits = {"set_up": self.set_up_timeout, "given": self.given_timeout, "answer": self.timeout, "total": self.limit,
-                  "output_bytes": self.output_bytes}
+        limits = {
+            "set_up": self.set_up_timeout,
+            "given": self.given_timeout,
+            "answer": self.timeout,
+            "total": self.limit,
+            "output_bytes": self.output_bytes,
+        }
         try:
             ran, died = sandbox.run(notebook_of(steps), folder, limits, self.log)
             cells = [from_dict(cell) for cell in ran["cells"]]
@@ -91,18 +98,27 @@ class ExecuteInTime(NbGraderPreprocessor):
 
     @staticmethod
     def flag(steps, cells, died):
-        """What is wrong with a run, {"state", "note"}, or None: the kernel died, or what the tests lean on was changed."""
+        """What is wrong with a run, {"state", "note"}, or None: the kernel died, or what tests lean on was changed."""
         if died is not None:
-            place = next((name_of(step) for step in reversed(steps[:died + 1]) if step["cell"] is not None), "the start")
-            return {"state": "crashed", "note": f"Python ended in {place} (exit, out of memory, or a crash): no points were "
-                                                "given for tests. Look at the answers by hand."}
+            place = next(
+                (name_of(step) for step in reversed(steps[: died + 1]) if step["cell"] is not None), "the start"
+            )
+            return {
+                "state": "crashed",
+                "note": f"Python ended in {place} (exit, out of memory, or a crash): no points were "
+                "given for tests. Look at the answers by hand.",
+            }
         changed = changes(steps, cells)
-        if any("word" in step and not failed_with(cell, step["word"]) for step, cell in zip(steps, cells)):
+        pairs = zip(steps, cells, strict=True)
+        if any("word" in step and not failed_with(cell, step["word"]) for step, cell in pairs):
             changed = ["a test that must fail was passed"]
         if not changed:
             return None
-        return {"state": "tampered", "note": f"The answers change what the tests lean on ({', '.join(changed[:5])}): no "
-                                             "points were given for tests. Look at the answers by hand."}
+        return {
+            "state": "tampered",
+            "note": f"The answers change what the tests lean on ({', '.join(changed[:5])}): no "
+            "points were given for tests. Look at the answers by hand.",
+        }
 
 
 def drop_links(folder, names, log):
@@ -117,6 +133,7 @@ def drop_links(folder, names, log):
 
 
 # ---- the plan of a run -------------------------------------------------------------------------------------
+
 
 def plan(nb, number=None):
     """The steps of a run, [{"source", "kind", "cell"}].
@@ -147,10 +164,14 @@ def plan(nb, number=None):
 
 def fingerprint_for(nb):
     """The source of a fingerprint of what a notebook's locked cells import."""
-    imported = {alias.name.split(".")[0] if isinstance(node, ast.Import) else (node.module or "").split(".")[0]
-                for cell in nb.cells if cell.cell_type == "code" and is_locked(cell)
-                for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (ast.Import, ast.ImportFrom))
-                for alias in node.names}
+    imported = {
+        alias.name.split(".")[0] if isinstance(node, ast.Import) else (node.module or "").split(".")[0]
+        for cell in nb.cells
+        if cell.cell_type == "code" and is_locked(cell)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
     modules = [name for name in LEANS_ON if name.split(".")[0] in imported]
     return FINGERPRINT.replace("MODULES", ", ".join(map(repr, modules)))
 
@@ -158,8 +179,10 @@ def fingerprint_for(nb):
 def checks(probe):
     """A canary and a fingerprint. The canary's word cannot be known before it runs."""
     word, sum_of = secrets.token_hex(8), secrets.randbelow(90)
-    return [step(f"assert {sum_of} + 1 == {sum_of + 2 + secrets.randbelow(9)}, {word!r}", "given", word=word),
-            step(probe, "given", probe=True)]
+    return [
+        step(f"assert {sum_of} + 1 == {sum_of + 2 + secrets.randbelow(9)}, {word!r}", "given", word=word),
+        step(probe, "given", probe=True),
+    ]
 
 
 def step(source, kind, cell=None, **more):
@@ -174,15 +197,22 @@ def notebook_of(steps):
 
 def helpers_of(nb):
     """Source of the imports and functions in locked cells without points, as far as tests use their names."""
-    used = {node.id for cell in nb.cells if cell.cell_type == "code" and is_grade(cell) and not is_solution(cell)
-            for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
+    used = {
+        node.id
+        for cell in nb.cells
+        if cell.cell_type == "code" and is_grade(cell) and not is_solution(cell)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name)
+    }
     parts = []
     for cell in nb.cells:
         if cell.cell_type == "code" and is_locked(cell) and not is_grade(cell):
             for node in ast.parse(cell.source).body:
-                names = {getattr(node, "name", None)} | {(alias.asname or alias.name).split(".")[0]
-                                                         for alias in getattr(node, "names", []) if
-                                                         isinstance(node, (ast.Import, ast.ImportFrom))}
+                names = {getattr(node, "name", None)} | {
+                    (alias.asname or alias.name).split(".")[0]
+                    for alias in getattr(node, "names", [])
+                    if isinstance(node, (ast.Import, ast.ImportFrom))
+                }
                 if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef)) and names & used:
                     parts.append(ast.unparse(node))
     return "\n".join(parts)
@@ -204,10 +234,13 @@ def name_of(step):
 
 # ---- the checks of a run -----------------------------------------------------------------------------------
 
+
 def failed_with(cell, word):
     """Whether a canary did what it must: an AssertionError with its own word, or no answer from a blocked kernel."""
-    return blocked(cell) or any(output.output_type == "error" and output.ename == "AssertionError"
-                                and output.evalue == word for output in cell.outputs)
+    return blocked(cell) or any(
+        output.output_type == "error" and output.ename == "AssertionError" and output.evalue == word
+        for output in cell.outputs
+    )
 
 
 def blocked(cell):
@@ -228,13 +261,15 @@ def fingerprint(cell):
 
 def changes(steps, cells):
     """Places that are not in all fingerprints of a run what they were at its start."""
-    taken = [fingerprint(cell) for step, cell in zip(steps, cells) if step.get("probe") and not blocked(cell)]
+    pairs = zip(steps, cells, strict=True)
+    taken = [fingerprint(cell) for step, cell in pairs if step.get("probe") and not blocked(cell)]
     if not taken or None in taken:
         return ["the kernel itself"]
     return list({name: None for later in taken for name, value in taken[0].items() if later.get(name) != value})
 
 
 # ---- the number of a student -------------------------------------------------------------------------------
+
 
 def number_of(root, student):
     """The number that the course's list gives a student, or None without a list."""

@@ -3,6 +3,7 @@
 `make grade` grades all of them as a course of students would be graded, and compares. Behind every hostile submission
 there is another, right one that must be graded all the same.
 """
+
 import copy
 import csv
 import re
@@ -10,17 +11,17 @@ import shutil
 import warnings
 from pathlib import Path
 
-import nbformat
-from nbgrader.converters import GenerateAssignment, GenerateFeedback
-
 import attacks
 import course
+import nbformat
+from nbgrader.converters import GenerateAssignment, GenerateFeedback
 from protection import claimed, read_state
 
 HERE = Path(__file__).resolve().parent
 
 
 # ---- the table and the answers -----------------------------------------------------------------------------
+
 
 def read_table(path=HERE / "samples" / "points.csv"):
     """samples/points.csv: a list of dicts; `loses` and `by_hand` become {cell: points}, `points` a number or None."""
@@ -45,8 +46,11 @@ def read_answers(assignment):
 def solved(assignment, released):
     """The released notebook with the instructor's answers: what a perfect student hands in."""
     source = nbformat.read(HERE / "source" / assignment / f"{assignment}.ipynb", as_version=4)
-    answers = {claimed(cell): re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
-               for cell in source.cells if cell.metadata.get("nbgrader", {}).get("solution")}
+    answers = {
+        claimed(cell): re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
+        for cell in source.cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
     return answer(released, answers)
 
 
@@ -66,11 +70,15 @@ def without(notebook, names):
 
 
 def tests(notebook):
-    return {claimed(cell) for cell in notebook.cells
-            if cell.metadata.get("nbgrader", {}).get("grade") and not cell.metadata.nbgrader.solution}
+    return {
+        claimed(cell)
+        for cell in notebook.cells
+        if cell.metadata.get("nbgrader", {}).get("grade") and not cell.metadata.nbgrader.solution
+    }
 
 
 # ---- handing in --------------------------------------------------------------------------------------------
+
 
 def hand_in(row, folder):
     """Writes the submission of one row of the table, as a student would who got `folder`/release."""
@@ -95,11 +103,12 @@ def hand_in(row, folder):
     else:
         notebook = answer(perfect, read_answers(assignment).get(name, {}))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                             # of cells that come twice
+        warnings.simplefilter("ignore")  # of cells that come twice
         nbformat.write(notebook, target)
 
 
 # ---- grading and comparing ---------------------------------------------------------------------------------
+
 
 def grade(rows, folder, workers=1, show=print):
     """Hands in, grades and gives feedback for the rows of one assignment in a course of its own; rows with what was
@@ -128,7 +137,7 @@ def result(row, folder):
             return row | {"given": None, "lost": {}, "state": state, "of": of}
         grades = book.find_submission_notebook(assignment, assignment, student).grades
         for given in grades:
-            if given.needs_manual_grade:                            # what the lecturer types in the formgrader
+            if given.needs_manual_grade:  # what the lecturer types in the formgrader
                 given.manual_score, given.needs_manual_grade = row["by_hand"].get(given.name, 0), False
         book.db.commit()
         lost = {given.name: given.max_score - given.score for given in grades if given.score < given.max_score}
@@ -136,16 +145,20 @@ def result(row, folder):
 
 
 def as_expected(row):
-    return row["given"] == row["points"] and row["state"] == row["ends"] and (
-        row["points"] is None or row["lost"] == row["loses"])
+    return (
+        row["given"] == row["points"]
+        and row["state"] == row["ends"]
+        and (row["points"] is None or row["lost"] == row["loses"])
+    )
 
 
 def grade_samples(rows, folder, workers=1, show=print):
     """Grades rows of the table, one course per assignment under `folder`, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     by_assignment = [[row for row in rows if row["assignment"] == name] for name in course.ASSIGNMENTS]
-    return [row for group in by_assignment if group
-            for row in grade(group, folder / group[0]["assignment"], workers, show)]
+    return [
+        row for group in by_assignment if group for row in grade(group, folder / group[0]["assignment"], workers, show)
+    ]
 
 
 def neighbour(row):
@@ -161,14 +174,20 @@ def check(only, workers):
     graded = grade_samples(rows, HERE / "grading", workers, show=lambda line: None)
     print(f"{'assignment':20} {'submission':28} {'expected':>12} {'given':>12}   of")
     for row in graded:
-        expected, given = (f"{points:g}" if points is not None else state for points, state in
-                           ((row["points"], row["ends"]), (row["given"], row["state"])))
-        print(f"{row['assignment']:20} {row['submission']:28} {expected:>12} {given:>12} "
-              f"{row['of']:4g}{'' if as_expected(row) else '   DIFFERS'}")
+        expected, given = (
+            f"{points:g}" if points is not None else state
+            for points, state in ((row["points"], row["ends"]), (row["given"], row["state"]))
+        )
+        print(
+            f"{row['assignment']:20} {row['submission']:28} {expected:>12} {given:>12} "
+            f"{row['of']:4g}{'' if as_expected(row) else '   DIFFERS'}"
+        )
         if not as_expected(row):
             print(f"    expected to lose {row['loses'] or 'nothing'}\n    loses {row['lost'] or 'nothing'}")
     failed = [row for row in graded if not as_expected(row)]
     traces = attacks.traces(listener)
-    print(f"{len(graded) - len(failed)} of {len(graded)} submissions got the points they should. Outside of their runs the "
-          f"attacks have left: {'; '.join(traces) or 'nothing'}. Feedback and nbgrader's log: assignments/grading/")
+    print(
+        f"{len(graded) - len(failed)} of {len(graded)} submissions got the points they should. Outside of their runs "
+        f"the attacks have left: {'; '.join(traces) or 'nothing'}. Feedback and nbgrader's log: assignments/grading/"
+    )
     return bool(failed or traces)

@@ -3,6 +3,7 @@
 A run gets the notebook and the other files that were handed in, and gives back the notebook with its outputs. It sees
 neither `source/` nor the gradebook, in the container not even their disk.
 """
+
 import base64
 import functools
 import json
@@ -21,17 +22,17 @@ HERE = Path(__file__).resolve().parent
 IMAGE = "pros-grading"
 #: Number of the user in the container whom a kernel belongs to; the one that reads its outputs is another.
 STUDENT = 1001
-MEMORY = 4 << 30                          # bytes that a run may use in the container
-ADDRESS_SPACE = 12 << 30                  # bytes that a kernel may map; PyTorch maps far more than it uses
-FILES = 200 << 20                         # bytes of other files in a submission (a `model.pt` has 40 million)
-ANSWER = 200 << 20                        # bytes of a notebook that comes back
+MEMORY = 4 << 30  # bytes that a run may use in the container
+ADDRESS_SPACE = 12 << 30  # bytes that a kernel may map; PyTorch maps far more than it uses
+FILES = 200 << 20  # bytes of other files in a submission (a `model.pt` has 40 million)
+ANSWER = 200 << 20  # bytes of a notebook that comes back
 UNPROTECTED = (
-    "No container: neither Docker nor Podman answers. Answers run as your own user, with a fence in Python (assignments/"
-    "fence.py).\n"
-    "Protected: files outside of the submission, starting programs, the network, as far as Python code can do it; a clean\n"
-    "environment and a home that is thrown away; memory, time, file size and output are limited.\n"
-    "NOT protected: code in C (ctypes) can read and write whatever you can, send it, and change marks. Grade strangers\n"
-    "in a container.")
+    "No container: neither Docker nor Podman answers. Answers run as your own user, behind a fence in Python.\n"
+    "Protected, against Python code: files outside of the submission, other programs, the network. Every run has a\n"
+    "clean environment and a home that is thrown away; memory, time, file size and output are limited.\n"
+    "NOT protected: code in C (ctypes) can read, change and send whatever you can, marks included. Grade strangers in\n"
+    'a container (assignments/README.md, "Safety").'
+)
 
 
 class RunFailed(Exception):
@@ -48,8 +49,10 @@ def engine():
         if shutil.which(program) and answers([program, "info"]):
             return program
     if wanted:
-        raise SystemExit(f"PROS_CONTAINER is {wanted!r}, but `{wanted} info` does not answer. Start it, or choose docker, "
-                         "podman or none.")
+        raise SystemExit(
+            f"PROS_CONTAINER is {wanted!r}, but `{wanted} info` does not answer. Start it, or choose docker, "
+            "podman or none."
+        )
     return None
 
 
@@ -62,7 +65,7 @@ def answers(command):
 
 
 def build_image(program):
-    """Builds the image from the package as it is now; quick where nothing has changed. Raises SystemExit if it fails."""
+    """Builds the image from the package as it is now; quick if nothing has changed. Raises SystemExit if it fails."""
     root = HERE.parent
     with tempfile.TemporaryDirectory() as context:
         context = Path(context)
@@ -73,32 +76,75 @@ def build_image(program):
             shutil.copy(HERE / name, context)
         command = [program, "build", "--tag", IMAGE, "--file", str(context / "Containerfile"), str(context)]
         if subprocess.run(command).returncode:
-            raise SystemExit(f"The image for grading could not be built ({' '.join(command[:2])}, see above). Without it: "
-                             "PROS_CONTAINER=none, which protects less (assignments/README.md, \"Safety\").")
+            raise SystemExit(
+                f"The image for grading could not be built ({' '.join(command[:2])}, see above). Without it: "
+                'PROS_CONTAINER=none, which protects less (assignments/README.md, "Safety").'
+            )
 
 
 def container_command(program, name):
     """The command line of one run. Nothing of this machine is mounted; files go in and out by the standard streams."""
-    return [program, "run", "--rm", "--interactive", "--name", name, "--network", "none", "--read-only",
-            "--tmpfs", "/tmp:rw,mode=1777,size=1g", "--memory", str(MEMORY), "--memory-swap", str(MEMORY),
-            "--pids-limit", "256", "--cpus", "1", "--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID",
-            "--cap-add", "KILL", "--security-opt", "no-new-privileges", "--env", "OMP_NUM_THREADS=1",
-            IMAGE, "--user", str(STUDENT)]
+    return [
+        program,
+        "run",
+        "--rm",
+        "--interactive",
+        "--name",
+        name,
+        "--network",
+        "none",
+        "--read-only",
+        "--tmpfs",
+        "/tmp:rw,mode=1777,size=1g",
+        "--memory",
+        str(MEMORY),
+        "--memory-swap",
+        str(MEMORY),
+        "--pids-limit",
+        "256",
+        "--cpus",
+        "1",
+        "--cap-drop",
+        "ALL",
+        "--cap-add",
+        "SETUID",
+        "--cap-add",
+        "SETGID",
+        "--cap-add",
+        "KILL",
+        "--security-opt",
+        "no-new-privileges",
+        "--env",
+        "OMP_NUM_THREADS=1",
+        IMAGE,
+        "--user",
+        str(STUDENT),
+    ]
 
 
 def process_environment():
     """The environment of a run without a container: what Python needs, and where the drawings lie."""
     kept = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "TMPDIR")
     cache = os.environ.get("PROSUTILS_CACHE") or platformdirs.user_cache_path("prosutils")
-    return ({name: os.environ[name] for name in kept if name in os.environ}
-            | {"OMP_NUM_THREADS": "1", "PROSUTILS_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"})
+    return {name: os.environ[name] for name in kept if name in os.environ} | {
+        "OMP_NUM_THREADS": "1",
+        "PROSUTILS_CACHE": str(cache),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 @functools.cache
 def lay_out_drawings():
     """Draws PictoNet once: a run may not write into the cache."""
-    subprocess.run([sys.executable, "-c", "from prosutils import pictonet\n"
-                    "pictonet.lay_out(pictonet.default_folder(64), progress=False)"], env=process_environment(), check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from prosutils import pictonet\npictonet.lay_out(pictonet.default_folder(64), progress=False)",
+        ],
+        env=process_environment(),
+        check=True,
+    )
 
 
 def files_of(folder, log):
@@ -109,15 +155,19 @@ def files_of(folder, log):
             continue
         size += path.stat().st_size
         if size > FILES:
-            log.warning("%s: more than %d million bytes beside the notebook; %s and what follows is left out.", folder,
-                        FILES >> 20, path.name)
+            log.warning(
+                "%s: more than %d million bytes beside the notebook; %s and what follows is left out.",
+                folder,
+                FILES >> 20,
+                path.name,
+            )
             break
         files[path.relative_to(folder).as_posix()] = base64.b64encode(path.read_bytes()).decode()
     return files
 
 
 def run(notebook, folder, limits, log):
-    """Runs a notebook beside the files in `folder`; returns (notebook with outputs, place where the kernel died or None).
+    """Runs a notebook beside the files in `folder`; returns (notebook with outputs, where the kernel died or None).
 
     limits: seconds and bytes, see inside.py. Raises RunFailed when no notebook comes back.
     """
@@ -147,9 +197,13 @@ def course_of(folder):
 
 def exchange(command, job, seconds, env, kill=None):
     """Sends bytes to a command and returns what it answers, up to a limit of bytes and seconds."""
-    with tempfile.TemporaryFile() as said, subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=env,
-            start_new_session=True) as process:
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=env, start_new_session=True
+        ) as process,
+    ):
+
         def stop():
             if kill:
                 subprocess.run(kill, capture_output=True)
@@ -161,7 +215,7 @@ def exchange(command, job, seconds, env, kill=None):
             with process.stdin:
                 process.stdin.write(job)
         except BrokenPipeError:
-            pass                                                     # it has ended already; what it said follows
+            pass  # it has ended already; what it said follows
         answer = process.stdout.read(ANSWER + 1)
         if len(answer) > ANSWER:
             stop()

@@ -6,6 +6,7 @@ Which sets feed which domain stands in `pictonet_sources.json`, the classes with
 `pictonet_classes.json`, drawings left out by eye, with the reason, in `pictonet_exclusions.json`. The result,
 `prosutils/data/pictonet.zip` and `ATTRIBUTION.md`, is the same to the byte at every run.
 """
+
 import argparse
 import functools
 import io
@@ -27,7 +28,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from icon_packages import SOURCES, fetch_packages  # noqa: E402
-from prosutils.config import UserError  # noqa: E402
+
+from prosutils.files import UserError  # noqa: E402
 from prosutils.pictonet import PICTONET_DOMAINS, render  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -36,8 +38,17 @@ CLASSES = json.loads((HERE / "pictonet_classes.json").read_text(encoding="utf-8"
 EXCLUSIONS = json.loads((HERE / "pictonet_exclusions.json").read_text(encoding="utf-8"))
 # Drawn once, with numpy's default_rng(0), among the classes that had three drawings in every domain: 15 % and 25 %.
 SPLIT = json.loads((HERE / "pictonet_split.json").read_text(encoding="utf-8"))
-ALLOWED_LICENCES = {"MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "MPL-2.0", "OFL-1.1", "CC0-1.0", "CC-BY-3.0",
-                    "CC-BY-4.0"}
+ALLOWED_LICENCES = {
+    "MIT",
+    "Apache-2.0",
+    "ISC",
+    "BSD-3-Clause",
+    "MPL-2.0",
+    "OFL-1.1",
+    "CC0-1.0",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+}
 FLUENT_3D = "@lobehub/fluent-emoji-3d"
 PER_CELL = 6  # drawings of one class in one domain, at most
 MARGIN = 0.06  # of the side, on every edge of a drawing
@@ -45,8 +56,10 @@ SAME_DRAWING = 0.98  # likeness (1 = equal) at which two drawings count as one
 ENOUGH = 3  # drawings in a cell that does without second tints
 
 # Words that name a style and not a thing: dropped from the end of an icon's name before it is looked up.
-STYLE = re.compile(r"-(outline|outlined|line|filled|fill|solid|duotone|duo|flat|o|alt|simple|bold|small|sharp|glyph|"
-                   r"rounded|round|stroke|icon|one|two|three|four|five|\d+)$")
+STYLE = re.compile(
+    r"-(outline|outlined|line|filled|fill|solid|duotone|duo|flat|o|alt|simple|bold|small|sharp|glyph|"
+    r"rounded|round|stroke|icon|one|two|three|four|five|\d+)$"
+)
 # Styles that do not belong in a domain ("duo" is Kameleon's small drawing on a large disc).
 WRONG_STYLE = {
     "clipart": re.compile(r"-duo$"),
@@ -57,8 +70,30 @@ WRONG_STYLE = {
 # Sets that name a drawing by its place in a catalogue: "modern-music-bass-guitar" is found as "bass-guitar".
 CATALOGUED = {"streamline-freehand", "streamline-freehand-color", "streamline-pixel", "streamline-ultimate-color"}
 # At the end of such a name these are a badge on something else: "laptop-action-search" is a laptop.
-BADGES = {"search", "lock", "hand", "cloud", "heart", "star", "flash", "mail", "basket", "shield", "mobile", "smartphone",
-          "clock", "target", "email", "letter", "phone", "home", "camera", "music", "magnet", "wand"}
+BADGES = {
+    "search",
+    "lock",
+    "hand",
+    "cloud",
+    "heart",
+    "star",
+    "flash",
+    "mail",
+    "basket",
+    "shield",
+    "mobile",
+    "smartphone",
+    "clock",
+    "target",
+    "email",
+    "letter",
+    "phone",
+    "home",
+    "camera",
+    "music",
+    "magnet",
+    "wand",
+}
 # Sets that run words together: "alarmclock".
 RUN_TOGETHER = {"fxemoji", "whh", "raphael"}
 # Two tints of the same drawings: one of the two is taken, at random, and the other only where drawings are few.
@@ -69,6 +104,7 @@ PALETTE = ("#e84c3d", "#3399db", "#2ecc71", "#f2c40f", "#9c59b5", "#e67e21", "#1
 @dataclass(frozen=True)
 class Icon:
     """One drawing as its designer made it: body and box of an SVG, or the bytes of a WebP."""
+
     domain: str
     family: str
     set: str
@@ -85,6 +121,7 @@ class Icon:
 
 
 # ---- the icons of a domain, and their classes -------------------------------------------------------------------
+
 
 def read_icons(packages: dict[str, Path]) -> list[Icon]:
     """Every visible icon of every set in SOURCES, in the order of that file."""
@@ -106,19 +143,27 @@ def read_set(iconify: Path, domain: str, family: str, name: str, licence: str) -
     content = json.loads((iconify / "json" / f"{name}.json").read_text(encoding="utf-8"))
 
     def box(icon):
-        return tuple(icon.get(key, content.get(key, default))
-                     for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16)))
+        return tuple(
+            icon.get(key, content.get(key, default))
+            for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+        )
 
-    return [Icon(domain, family, name, key, licence, icon["body"], box(icon))
-            for key, icon in content["icons"].items() if not icon.get("hidden")]
+    return [
+        Icon(domain, family, name, key, licence, icon["body"], box(icon))
+        for key, icon in content["icons"].items()
+        if not icon.get("hidden")
+    ]
 
 
 def read_fluent_3d(fluent: Path, iconify: Path, domain: str, family: str) -> list[Icon]:
     """Fluent's 3-D renders: files named by code point, given the names that the flat set of the same family has."""
     flat = json.loads((iconify / "json" / "fluent-emoji-flat.json").read_text(encoding="utf-8"))
     files = [(fluent / "assets" / f"{code}.webp", name) for code, name in sorted(flat["chars"].items())]
-    return [Icon(domain, family, "fluent-emoji-3d", name, "MIT", webp=path.read_bytes())
-            for path, name in files if path.exists()]
+    return [
+        Icon(domain, family, "fluent-emoji-3d", name, "MIT", webp=path.read_bytes())
+        for path, name in files
+        if path.exists()
+    ]
 
 
 def vocabulary() -> dict[str, tuple[str, int]]:
@@ -142,7 +187,8 @@ def classify(icon: Icon, words: dict, run_together: dict) -> tuple[str, int] | N
     if f"{icon.set}:{icon.name}" in words:
         return words[f"{icon.set}:{icon.name}"][0], 0
     if f"{icon.set}:{icon.name}" in EXCLUSIONS or (
-            icon.domain in WRONG_STYLE and WRONG_STYLE[icon.domain].search(icon.name)):
+        icon.domain in WRONG_STYLE and WRONG_STYLE[icon.domain].search(icon.name)
+    ):
         return None
     name = plain(icon.name)
     names = [icon.name, name]
@@ -164,8 +210,10 @@ def candidates(icons: list[Icon]) -> dict[str, dict[str, list[Icon]]]:
         if found := classify(icon, words, run_together):
             label, rank = found
             ranked[label][icon.domain][icon.set].append((rank, len(icon.name), icon.name, icon))
-    return {label: {domain: in_turn([sorted(entries) for entries in sets.values()])
-                    for domain, sets in domains.items()} for label, domains in ranked.items()}
+    return {
+        label: {domain: in_turn([sorted(entries) for entries in sets.values()]) for domain, sets in domains.items()}
+        for label, domains in ranked.items()
+    }
 
 
 def in_turn(queues: list[list[tuple]]) -> list[Icon]:
@@ -176,12 +224,15 @@ def in_turn(queues: list[list[tuple]]) -> list[Icon]:
 
 # ---- drawing ----------------------------------------------------------------------------------------------------
 
+
 def svg(body: str, box: tuple, defs: str = "", attributes: str = "", ink: str = "#000") -> bytes:
     """An SVG document; ink is the colour that an icon set leaves to the reader."""
     view = " ".join(f"{value:.5g}" for value in box)
     defs = f"<defs>{defs}</defs>" if defs else ""
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view}" '
-            f'color="{ink}">{defs}<g{attributes}>{body}</g></svg>').encode()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view}" '
+        f'color="{ink}">{defs}<g{attributes}>{body}</g></svg>'
+    ).encode()
 
 
 def ink_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
@@ -240,16 +291,19 @@ def draw_palette(icon: Icon) -> bytes:
     light, dark = mix(light, "#ffffff", 0.35), mix(dark, "#000000", 0.15)
     functions = "".join(
         f'<feFunc{c} type="table" tableValues="{a:.3g} {a:.3g} {b:.3g} {b:.3g}"/>'
-        for c, a, b in zip("RGB", light, dark))
-    tones = ('<filter id="palette" color-interpolation-filters="sRGB"><feColorMatrix values="0 0 0 1 0 0 0 0 1 0 0 0 0 '
-             f'1 0 0 0 0 1 0"/><feComponentTransfer>{functions}<feFuncA type="table" tableValues="0 1 1 1"/>'
-             '</feComponentTransfer></filter>')
+        for c, a, b in zip("RGB", light, dark)
+    )
+    tones = (
+        '<filter id="palette" color-interpolation-filters="sRGB"><feColorMatrix values="0 0 0 1 0 0 0 0 1 0 0 0 0 '
+        f'1 0 0 0 0 1 0"/><feComponentTransfer>{functions}<feFuncA type="table" tableValues="0 1 1 1"/>'
+        "</feComponentTransfer></filter>"
+    )
     return svg(icon.body, framed(icon), tones, ' filter="url(#palette)"')
 
 
 def mix(colour: str, other: str, share: float) -> np.ndarray:
     """Two colours as "#rrggbb" mixed, RGB in [0, 1]."""
-    a, b = (np.array([int(c[i:i + 2], 16) for i in (1, 3, 5)]) / 255 for c in (colour, other))
+    a, b = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in (colour, other))
     return (1 - share) * a + share * b
 
 
@@ -276,7 +330,8 @@ def draw_pencil(icon: Icon) -> bytes:
         '<feMerge result="strokes"><feMergeNode in="faint"/><feMergeNode in="first"/></feMerge>'
         f'<feTurbulence type="fractalNoise" baseFrequency="1.6" numOctaves="1" seed="{seed + 1}"/>'
         '<feColorMatrix values="0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 -1.6 1.75" result="grain"/>'
-        '<feComposite in="strokes" in2="grain" operator="in"/></filter>')
+        '<feComposite in="strokes" in2="grain" operator="in"/></filter>'
+    )
     scale = 16 / side
     body = icon.body.replace('stroke-width="2"', 'stroke-width="1.3"')
     body = f'<g transform="scale({scale:.5g}) translate({-x:.5g} {-y:.5g})">{body}</g>'
@@ -293,8 +348,11 @@ def draw_grid(icon: Icon) -> bytes:
     cells = int(np.random.default_rng(icon.seed).choice([16, 18, 20]))
     alpha = rasterise(svg(icon.body, framed(icon, margin=0)), cells * 8)[..., 3].astype(float)
     filled = alpha.reshape(cells, 8, cells, 8).mean((1, 3)) > 105  # [cells, cells]
-    runs = [f"M{run.start()} {row}h{len(run[0])}v1h-{len(run[0])}z" for row, line in enumerate(filled)
-            for run in re.finditer("#+", "".join(".#"[int(cell)] for cell in line))]
+    runs = [
+        f"M{run.start()} {row}h{len(run[0])}v1h-{len(run[0])}z"
+        for row, line in enumerate(filled)
+        for run in re.finditer("#+", "".join(".#"[int(cell)] for cell in line))
+    ]
     border = cells * MARGIN / (1 - 2 * MARGIN)
     box = (-border, -border, cells + 2 * border, cells + 2 * border)
     return svg(f'<path d="{"".join(runs)}"/>', box, attributes=' shape-rendering="crispEdges"')
@@ -317,6 +375,7 @@ def drawer(icon: Icon):
 
 # ---- choosing ---------------------------------------------------------------------------------------------------
 
+
 def fingerprint(icon: Icon) -> np.ndarray:
     """What an icon looks like before it is re-drawn: RGB of 24 x 24, softened, centred and of unit length, flat."""
     document = icon.webp or svg(icon.body, framed(icon))
@@ -329,8 +388,10 @@ def fingerprint(icon: Icon) -> np.ndarray:
 def second_tint(icon: Icon, cell: list[Icon]) -> bool:
     """Whether the cell has this drawing's other tint too, and that one goes first."""
     pairs = TWINS.items() if zlib.crc32(icon.name.encode()) % 2 else [(b, a) for a, b in TWINS.items()]
-    return any(icon.set == later and any(other.set == earlier and other.name == icon.name for other in cell)
-               for earlier, later in pairs)
+    return any(
+        icon.set == later and any(other.set == earlier and other.name == icon.name for other in cell)
+        for earlier, later in pairs
+    )
 
 
 def choose(by_domain: dict[str, list[Icon]]) -> list[tuple[Icon, bytes]]:
@@ -357,11 +418,15 @@ def choose(by_domain: dict[str, list[Icon]]) -> list[tuple[Icon, bytes]]:
 
 def split_classes() -> dict[str, list[str]]:
     """Seen, val and unseen classes, sorted; val and unseen as SPLIT fixes them, seen all others."""
-    return {"seen": sorted(set(CLASSES) - {*SPLIT["val"], *SPLIT["unseen"]}), "val": sorted(SPLIT["val"]),
-            "unseen": sorted(SPLIT["unseen"])}
+    return {
+        "seen": sorted(set(CLASSES) - {*SPLIT["val"], *SPLIT["unseen"]}),
+        "val": sorted(SPLIT["val"]),
+        "unseen": sorted(SPLIT["unseen"]),
+    }
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------
+
 
 def build(packages: dict[str, Path], target: Path) -> dict:
     """Write target/pictonet.zip and target/ATTRIBUTION.md; returns the manifest."""
@@ -372,14 +437,27 @@ def build(packages: dict[str, Path], target: Path) -> dict:
             extension = "webp" if icon.webp else "svg"
             file = f"{icon.domain}/{label}/{icon.set}_{icon.name}.{extension}"
             files[file] = data
-            drawings.append({"domain": icon.domain, "class": label, "family": icon.family, "set": icon.set,
-                             "icon": icon.name, "licence": icon.licence, "drawn": drawer(icon)[1], "file": file})
+            drawings.append(
+                {
+                    "domain": icon.domain,
+                    "class": label,
+                    "family": icon.family,
+                    "set": icon.set,
+                    "icon": icon.name,
+                    "licence": icon.licence,
+                    "drawn": drawer(icon)[1],
+                    "file": file,
+                }
+            )
     counts = {label: {domain: 0 for domain in PICTONET_DOMAINS} for label in CLASSES}
     for record in drawings:
         counts[record["class"]][record["domain"]] += 1
     check(drawings, counts)
-    content = {"packages": {name: pin["version"] for name, pin in SOURCES["packages"].items()},
-               "classes": split_classes(), "drawings": drawings}
+    content = {
+        "packages": {name: pin["version"] for name, pin in SOURCES["packages"].items()},
+        "classes": split_classes(),
+        "drawings": drawings,
+    }
     target.mkdir(parents=True, exist_ok=True)
     write_archive(target / "pictonet.zip", content, files)
     write(target / "ATTRIBUTION.md", attribution(packages["@iconify/json"], drawings).encode())
@@ -415,22 +493,37 @@ def attribution(iconify: Path, drawings: list[dict]) -> str:
     """ATTRIBUTION.md: every set that is used, with family, author, licence, source and number of drawings."""
     collections = json.loads((iconify / "collections.json").read_text(encoding="utf-8"))
     collections["fluent-emoji-3d"] = {
-        "name": "Fluent Emoji 3D", "author": {"name": "Microsoft Corporation, packed by LobeHub",
-                                              "url": "https://github.com/lobehub/fluent-emoji"},
-        "license": {"title": "MIT", "url": "https://github.com/microsoft/fluentui-emoji/blob/main/LICENSE"}}
-    lines = ["# Who drew PictoNet", "",
-             "Every drawing belongs to its designers and stands under their licence; `licences/` holds the texts.",
-             "Changed by this project: framing to a square; two-tone sets filled with colours; the line icons of the",
-             "sketch domain drawn again with a pencil filter; the silhouettes of Game Icons drawn again on a pixel grid.",
-             "", "| domain | family | set | author | licence | drawings |", "|---|---|---|---|---|---|"]
+        "name": "Fluent Emoji 3D",
+        "author": {
+            "name": "Microsoft Corporation, packed by LobeHub",
+            "url": "https://github.com/lobehub/fluent-emoji",
+        },
+        "license": {"title": "MIT", "url": "https://github.com/microsoft/fluentui-emoji/blob/main/LICENSE"},
+    }
+    lines = [
+        "# Who drew PictoNet",
+        "",
+        "Every drawing belongs to its designers and stands under their licence; `licences/` holds the texts.",
+        "Changed by this project: framing to a square; two-tone sets filled with colours; the line icons of the",
+        "sketch domain drawn again with a pencil filter; the silhouettes of Game Icons drawn again on a pixel grid.",
+        "",
+        "| domain | family | set | author | licence | drawings |",
+        "|---|---|---|---|---|---|",
+    ]
     used = defaultdict(int)
     for record in drawings:
         used[PICTONET_DOMAINS.index(record["domain"]), record["family"], record["set"]] += 1
     for (domain, family, name), count in sorted(used.items()):
         info = collections[name]
         author, licence = info["author"], info["license"]
-        cells = (PICTONET_DOMAINS[domain], family, f"{info['name']} (`{name}`)",
-                 link(author["name"], author.get("url")), link(licence["title"], licence.get("url")), str(count))
+        cells = (
+            PICTONET_DOMAINS[domain],
+            family,
+            f"{info['name']} (`{name}`)",
+            link(author["name"], author.get("url")),
+            link(licence["title"], licence.get("url")),
+            str(count),
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -442,10 +535,15 @@ def link(text: str, url: str | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build prosutils/data/pictonet.zip out of two npm packages.")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "pictonet",
-                        help="where the packages are kept (120 MB packed, 500 MB unpacked; default: %(default)s)")
-    parser.add_argument("--tarballs", type=Path,
-                        help="a folder that holds the packages' .tgz files: nothing is fetched")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path.home() / ".cache" / "pictonet",
+        help="where the packages are kept (120 MB packed, 500 MB unpacked; default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tarballs", type=Path, help="a folder that holds the packages' .tgz files: nothing is fetched"
+    )
     parser.add_argument("--output", type=Path, default=DATA, help="where the archive goes (default: %(default)s)")
     options = parser.parse_args()
     try:
@@ -453,8 +551,10 @@ def main() -> None:
     except UserError as error:
         sys.exit(str(error))
     archive = options.output / "pictonet.zip"
-    print(f"{archive}: {len(content['drawings'])} drawings of {sum(map(len, content['classes'].values()))} classes, "
-          f"{archive.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"{archive}: {len(content['drawings'])} drawings of {sum(map(len, content['classes'].values()))} classes, "
+        f"{archive.stat().st_size / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

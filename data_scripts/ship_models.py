@@ -5,6 +5,7 @@
 Notebooks load them (`run.fit(method, shipped=True)`), so that each of them stands alone without a training first; what
 `make tutorial` or `python -m prosutils train` trains comes before them. Each is a checkpoint with its history.
 """
+
 import argparse
 from pathlib import Path
 
@@ -24,8 +25,10 @@ def main():
         model, history = run.fit(method)
         path = shipped_model(run.folder(method).name)
         save_checkpoint(model, path, dict(history=history.to_dict("records")))
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, mAP@200 on validation classes "
-              f"{history['val_mAP@200'].max():.3f}")
+        print(
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB, mAP@200 on validation classes "
+            f"{history['val_mAP@200'].max():.3f}"
+        )
 
 
 if __name__ == "__main__":

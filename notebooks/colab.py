@@ -1,8 +1,9 @@
 """The notebooks in Colab: `setup` prepares a session, `write` puts badge and first cell into every notebook.
 
-    %run colab.py setup                 # in a notebook's first cell, in Colab
-    python notebooks/colab.py write     # after `Repository` in pyproject.toml has changed
+%run colab.py setup                 # in a notebook's first cell, in Colab
+python notebooks/colab.py write     # after `Repository` in pyproject.toml has changed
 """
+
 import argparse
 import importlib
 import json
@@ -19,8 +20,10 @@ NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
 #: Colab is the laboratory already.
 NOT_IN_COLAB = {"jupyterlab"}
-BADGE = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-         "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})")
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})"
+)
 CELL = """# In Colab: fetches the tutorial and installs what is missing, never torch, torchvision or numpy. Elsewhere: nothing.
 import sys
 
@@ -32,6 +35,7 @@ if "google.colab" in sys.modules:
 
 # --- In Colab -----------------------------------------------------------------------------------------------------
 
+
 def setup():
     """Install what is missing, make `prosutils` importable, let widgets be shown, say what this session computes on."""
     start = time.time()
@@ -39,19 +43,26 @@ def setup():
     if wanted:
         install(wanted)
     sys.path.insert(0, str(ROOT))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])    # for !python
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # for !python
     if "google.colab" in sys.modules:
         sys.modules["google.colab"].output.enable_custom_widget_manager()
     import torch
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else (
-        "the CPU (Runtime > Change runtime type offers GPUs)")
-    print(f"Installed: {', '.join(wanted) or 'nothing, all is here'} ({time.time() - start:.0f} s)\n"
-          f"PyTorch {torch.__version__} computes on {device}")
+
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else ("the CPU (Runtime > Change runtime type offers GPUs)")
+    )
+    print(
+        f"Installed: {', '.join(wanted) or 'nothing, all is here'} ({time.time() - start:.0f} s)\n"
+        f"PyTorch {torch.__version__} computes on {device}"
+    )
 
 
 def missing():
     """Requirements of pyproject.toml that this Python lacks, or has too old."""
     from packaging.requirements import Requirement
+
     text = (ROOT / "pyproject.toml").read_text()
     listed = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1])
     wanted = []
@@ -73,14 +84,28 @@ def install(requirements):
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in held.items() if "+" not in version))
-        done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                               "--constraint", str(constraints), *requirements], capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--constraint",
+                str(constraints),
+                *requirements,
+            ],
+            capture_output=True,
+            text=True,
+        )
     if done.returncode:
         sys.exit(f"These packages could not be installed: {', '.join(requirements)}. pip says:\n{done.stderr[-1500:]}")
     importlib.invalidate_caches()
 
 
 # --- At home ------------------------------------------------------------------------------------------------------
+
 
 def write():
     """Put badge and first cell into every notebook; returns the names of those that changed."""
@@ -107,8 +132,14 @@ def with_badge(notebook, name):
     title["source"] = [BADGE.format(repository=repository, name=name) + "\n", "\n", *lines]
     source = CELL.format(repository=repository, folder=repository.split("/")[1]).splitlines(keepends=True)
     before = next((other for other in others if other.get("id") == "colab"), {})
-    cell = dict(cell_type="code", execution_count=before.get("execution_count"), id="colab",
-                metadata=dict(tags=["colab"]), outputs=[], source=source)
+    cell = dict(
+        cell_type="code",
+        execution_count=before.get("execution_count"),
+        id="colab",
+        metadata=dict(tags=["colab"]),
+        outputs=[],
+        source=source,
+    )
     notebook["cells"] = [title, cell, *(other for other in others if other.get("id") != "colab")]
 
 

@@ -6,6 +6,7 @@
 A widget is saved as its picture alone: a page that finds a widget without a kernel shows an error in its place. A
 notebook with a cell that fails stays as it was.
 """
+
 import argparse
 import os
 import sys
@@ -23,8 +24,14 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def execute(path):
     """Run one notebook from its first cell and write it back in one step. Raises CellExecutionError."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=None, kernel_name="python3", store_widget_state=False, record_timing=False,
-                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        store_widget_state=False,
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in map(still, cell.outputs) if output]

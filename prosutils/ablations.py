@@ -1,12 +1,16 @@
 """ProS with one of its parts taken away or replaced: what is each worth?"""
+
 import torch
 
 from .pros import ProS
+from .tuned import register
 
 
+@register("pros-no-mask")
 class NoMask(ProS):
     """Stage 2 without the reverse mask: while training the simulator sees an image's own units, as no test image can."""
-    method = "ProS, no mask"
+
+    label = "ProS, no mask"
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
@@ -14,23 +18,26 @@ class NoMask(ProS):
         return self.encode_image(images)
 
 
+@register("pros-removed-units")
 class RemovedUnits(ProS):
     """Stage 2 with an image's own units left out instead of set to zero. Units carry no position, so this equals a mask
     in the attention: the stricter simulation of a test, where they do not exist."""
-    method = "ProS, own units left out"
+
+    label = "ProS, own units left out"
 
     def training_features(self, images, class_index, domain_index, stage):
         if stage == 1:
             return self.encode_with_units(images, class_index, domain_index)
-        units = self.units.all(len(images))                                             # [B, M+S, W]
-        own = torch.stack([domain_index, len(self.domains) + class_index], 1)           # [B, 2]
+        units = self.units.all(len(images))  # [B, M+S, W]
+        own = torch.stack([domain_index, len(self.domains) + class_index], 1)  # [B, 2]
         others = torch.ones(units.shape[:2], dtype=torch.bool, device=units.device).scatter(1, own, False)
-        units = units[others].reshape(len(images), -1, self.clip.width)                 # [B, M+S-2, W]
+        units = units[others].reshape(len(images), -1, self.clip.width)  # [B, M+S-2, W]
         return self.encode_with_prompts(images, self.simulate(images, units))
 
 
 class OneKindOfUnit(ProS):
     """Units, template and dynamic prompt of one kind only; `kind`: 0 domains, 1 classes."""
+
     kind = 0
 
     def trainable(self, stage):
@@ -53,21 +60,27 @@ class OneKindOfUnit(ProS):
         units = self.units.all(len(images)) if units is None else units
         split = len(self.domains)
         units = self.own_kind(units[:, :split], units[:, split:])
-        return super().simulate(images, units)[:, self.kind, None]
+        return super().simulate(images, units).chunk(2, dim=1)[self.kind]
 
 
+@register("pros-domain-units")
 class DomainUnitsOnly(OneKindOfUnit):
-    method = stage1_method = "ProS, domain units only"
+    label = "ProS, domain units only"
+    stage1_key = "pros-domain-units"
 
 
+@register("pros-class-units")
 class ClassUnitsOnly(OneKindOfUnit):
-    method = stage1_method = "ProS, class units only"
+    label = "ProS, class units only"
+    stage1_key = "pros-class-units"
     kind = 1
 
 
+@register("pros-no-units")
 class NoUnits(ProS):
     """A simulator that reads the image alone; without units there is no stage 1."""
-    method = "ProS, no units"
+
+    label = "ProS, no units"
     stages = (2,)
 
     def training_features(self, images, class_index, domain_index, stage):
@@ -75,7 +88,3 @@ class NoUnits(ProS):
 
     def simulate(self, images, units=None):
         return super().simulate(images, self.units.all(len(images))[:, :0])
-
-
-ABLATIONS = {"pros-no-mask": NoMask, "pros-removed-units": RemovedUnits, "pros-domain-units": DomainUnitsOnly,
-             "pros-class-units": ClassUnitsOnly, "pros-no-units": NoUnits}

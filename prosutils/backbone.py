@@ -3,6 +3,7 @@
 Two backbones share every line below: mini-CLIP (shipped with this package, for two CPU cores) and open_clip's models
 (ViT-B-32-quickgelu with OpenAI's weights is the paper's).
 """
+
 import re
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .config import UserError
+from .files import UserError
 
 #: Widths of mini-CLIP. 56 x 56 pixels in patches of 8 give 7 x 7 patches: the same 49 + 1 tokens as ViT-B/32 at 224.
 MINI = dict(image_size=56, patch_size=8, width=192, layers=4, text_layers=2, context_length=32, vocab_size=8192)
@@ -74,11 +75,23 @@ def build_mini(normalise=False):
     """
     width = MINI["width"]
     model = CLIP(
-        embed_dim=width, quick_gelu=True,
-        vision_cfg=CLIPVisionCfg(image_size=MINI["image_size"], patch_size=MINI["patch_size"], width=width,
-                                 layers=MINI["layers"], head_width=64),
-        text_cfg=CLIPTextCfg(context_length=MINI["context_length"], vocab_size=MINI["vocab_size"], width=width,
-                             heads=width // 64, layers=MINI["text_layers"]))
+        embed_dim=width,
+        quick_gelu=True,
+        vision_cfg=CLIPVisionCfg(
+            image_size=MINI["image_size"],
+            patch_size=MINI["patch_size"],
+            width=width,
+            layers=MINI["layers"],
+            head_width=64,
+        ),
+        text_cfg=CLIPTextCfg(
+            context_length=MINI["context_length"],
+            vocab_size=MINI["vocab_size"],
+            width=width,
+            heads=width // 64,
+            layers=MINI["text_layers"],
+        ),
+    )
     model.visual.conv1 = convolutional_stem(width, normalise)
     return model
 
@@ -115,13 +128,13 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
     for block in blocks[:-1]:
         tokens = block(tokens, attn_mask=attn_mask)
     last = blocks[-1]
-    context = last.ln_1(tokens)                                                     # [B, T, W]
+    context = last.ln_1(tokens)  # [B, T, W]
     if rows.ndim == 1 and len(rows) == len(tokens) and attn_mask is not None:
         pick = rows[:, None, None].expand(-1, 1, tokens.shape[-1])
-        query, tokens = context.gather(1, pick), tokens.gather(1, pick)             # [B, 1, W]
-        attn_mask = attn_mask[rows][:, None]      # a position sees what the causal mask lets it see: [B, 1, T]
+        query, tokens = context.gather(1, pick), tokens.gather(1, pick)  # [B, 1, W]
+        attn_mask = attn_mask[rows][:, None]  # a position sees what the causal mask lets it see: [B, 1, T]
     else:
-        query, tokens = context[:, rows], tokens[:, rows]                           # [B, R, W]
+        query, tokens = context[:, rows], tokens[:, rows]  # [B, R, W]
     tokens = tokens + last.ls_1(attend(last.attn, query, context, attn_mask))
     return tokens + last.ls_2(last.mlp(last.ln_2(tokens)))
 
@@ -135,9 +148,9 @@ def attend(attn, query, context, attn_mask=None):
     """
     heads = attn.num_heads
     (w_q, w_k, w_v), (b_q, _, b_v) = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
-    w_k, w_v = (weight.unflatten(0, (heads, -1)) for weight in (w_k, w_v))          # [H, d, W]
-    q = nn.functional.linear(query, w_q, b_q).unflatten(2, (heads, -1))             # [B, R, H, d]
-    q = torch.einsum("brhd,hdw->brhw", q * q.shape[-1] ** -0.5, w_k)                # [B, R, H, W]
+    w_k, w_v = (weight.unflatten(0, (heads, -1)) for weight in (w_k, w_v))  # [H, d, W]
+    q = nn.functional.linear(query, w_q, b_q).unflatten(2, (heads, -1))  # [B, R, H, d]
+    q = torch.einsum("brhd,hdw->brhw", q * q.shape[-1] ** -0.5, w_k)  # [B, R, H, W]
     scores = torch.einsum("brhw,btw->brht", q, context)
     if attn_mask is not None:
         scores = scores + attn_mask[:, :, None]
@@ -152,7 +165,7 @@ def tower_operations(sequences, tokens, width, layers, rows=None):
     of attention are left out: with them a block costs T / 6W more.
     """
     rows = tokens if rows is None else rows
-    return 24 * width ** 2 * sequences * (tokens * (layers - 1) + rows)
+    return 24 * width**2 * sequences * (tokens * (layers - 1) + rows)
 
 
 class PromptableCLIP(nn.Module):
@@ -170,8 +183,9 @@ class PromptableCLIP(nn.Module):
         for block in (*visual.transformer.resblocks, *model.transformer.resblocks):
             if isinstance(block.mlp.gelu, transformer.QuickGELU):
                 block.mlp.gelu = QuickGELU()
-        self.image_size, self.patch_size = (size[0] if isinstance(size, (tuple, list)) else size
-                                            for size in (visual.image_size, visual.patch_size))
+        self.image_size, self.patch_size = (
+            size[0] if isinstance(size, (tuple, list)) else size for size in (visual.image_size, visual.patch_size)
+        )
         self.width, self.dim = visual.proj.shape
         self.text_width = model.token_embedding.weight.shape[1]
 
@@ -189,10 +203,10 @@ class PromptableCLIP(nn.Module):
         visual = self.model.visual
         class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
         parts = [class_token, patches] if prompts is None else [class_token, prompts, patches]
-        tokens = torch.cat([part.to(patches.dtype) for part in parts], 1)           # [B, 1+P+N, W]
+        tokens = torch.cat([part.to(patches.dtype) for part in parts], 1)  # [B, 1+P+N, W]
         tokens = nn.functional.dropout(tokens, token_dropout) if token_dropout else tokens
         rows = torch.tensor([read_out], device=tokens.device)
-        out = run_blocks(visual.transformer.resblocks, visual.ln_pre(tokens), rows)[:, 0]   # [B, W]
+        out = run_blocks(visual.transformer.resblocks, visual.ln_pre(tokens), rows)[:, 0]  # [B, W]
         return visual.ln_post(out) @ visual.proj
 
     def encode_image(self, images, prompts=None, read_out=0):
@@ -220,7 +234,7 @@ class PromptableCLIP(nn.Module):
 
     def read_text(self, captions):
         """Captions (a list of C strings) -> [C, Wt], what the text projection reads."""
-        tokens = self.tokenizer(captions).to(self.model.token_embedding.weight.device)      # [C, 77]
+        tokens = self.tokenizer(captions).to(self.model.token_embedding.weight.device)  # [C, 77]
         return self.read_embeddings(self.model.token_embedding(tokens), tokens.argmax(1))
 
     def encode_text(self, captions):
@@ -249,8 +263,9 @@ def _load_mini(path):
             state = {key: file.get_tensor(key).float() for key in file.keys()}
         model.load_state_dict(state)
     except FileNotFoundError:
-        raise UserError(f"There are no mini-CLIP weights at {path}. data_scripts/pretrain_miniclip.py makes "
-                        "them.") from None
+        raise UserError(
+            f"There are no mini-CLIP weights at {path}. data_scripts/pretrain_miniclip.py makes them."
+        ) from None
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} does not hold mini-CLIP weights: {str(error)[:300]}") from None
     return PromptableCLIP(model, MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")
@@ -261,12 +276,16 @@ def _load_open_clip(name, pretrained):
         family = sorted(x for x in open_clip.list_models() if re.match("ViT-[BL]-(16|32)", x))
         raise UserError(f"Unknown backbone {name!r}. Known: mini, {', '.join(family)} and open_clip's other ViTs.")
     if str(pretrained) == "openai" and not name.endswith("-quickgelu"):
-        raise UserError(f"OpenAI's weights were trained with QuickGELU; {name} computes another function with them. "
-                        f"Use {name}-quickgelu.")
+        raise UserError(
+            f"OpenAI's weights were trained with QuickGELU; {name} computes another function with them. "
+            f"Use {name}-quickgelu."
+        )
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
     except (RuntimeError, OSError) as error:
-        raise UserError(f"The weights {pretrained!r} of {name} could not be loaded ({str(error)[:200]}). They are "
-                        "downloaded on first use: check the network, or give a local file as `pretrained`.") from None
+        raise UserError(
+            f"The weights {pretrained!r} of {name} could not be loaded ({str(error)[:200]}). They are "
+            "downloaded on first use: check the network, or give a local file as `pretrained`."
+        ) from None
     normalise = preprocess.transforms[-1]
     return PromptableCLIP(model, open_clip.get_tokenizer(name), normalise.mean, normalise.std, name)

@@ -1,4 +1,5 @@
 """`python -m prosutils draw | train | evaluate | embed | index | search | ablate | tutorial`: all without a notebook."""
+
 import argparse
 import os
 import sys
@@ -8,23 +9,28 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import pictonet, plots
-from .baselines import METHODS
-from .benchmarks import benchmark_names, load_benchmark
-from .config import PRESETS, UserError, load_preset, parse_settings, setting_names
-from .domains import ImageDomains, Images, inverted_domains, usual_gallery
-from .evaluation import embed, model_transform, rank
-from .experiment import add_results, prepare, write_table
+from . import pictonet
+from .config import PRESETS, load_preset, parse_settings, setting_names
+from .domains import ImageDomains
+from .evaluation import embed_rows
+from .experiment import add_results, lay_out_pictonet, pictonet_folder, prepare
+from .files import UserError, written_whole
 from .grid import GRIDS, markdown, run_grid
-from .own_images import ImageIndex, query_feature, search_model
+from .published import benchmark_names, load_benchmark
+from .search import ImageIndex, query_feature, search_gallery, search_model
+from .show import plots
 from .training import load_checkpoint
+from .tuned import METHODS
 
 COLUMNS = ["method", "protocol", "unseen_domain", "gallery", "seed", "mAP@200", "Prec@200", "mAP@all", "Prec@100"]
 
 
 def draw(args):
     """Lay PictoNet out as domain/class/image.png."""
-    folder = pictonet.lay_out(args.to or pictonet.default_folder(args.size), args.size, jobs=os.cpu_count() or 1)
+    which = dict(tier=args.tier, strength=args.strength)
+    folder = pictonet.lay_out(
+        args.to or pictonet.default_folder(args.size, **which), args.size, jobs=os.cpu_count() or 1, **which
+    )
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
@@ -59,24 +65,33 @@ def train(args):
 def describe(run):
     """What will be trained on and measured, in a few lines."""
     split, domains = run.split, ", ".join(run.split.train_domains)
-    lines = [f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
-             f"domains {domains}",
-             f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
-             f"classes; {len(split.train)} training images; on {run.device}",
-             "Parts of the first measurement:", split.table().to_string()]
+    lines = [
+        f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
+        f"domains {domains}",
+        f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
+        f"classes; {len(split.train)} training images; on {run.device}",
+        "Parts of the first measurement:",
+        split.table().to_string(),
+    ]
     if run.benchmark:
         counts, sizes = run.data.counts(), run.benchmark.compare_sizes(run.splits)
-        lines += [f"Sizes of the protocols of {run.benchmark.name}:", sizes.to_string(),
-                  *run.benchmark.faults(counts), *run.benchmark.surplus(counts)]
-    if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
-        lines.append("Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
-                     "takes real CLIP.")
+        lines += [
+            f"Sizes of the protocols of {run.benchmark.name}:",
+            sizes.to_string(),
+            *run.benchmark.faults(counts),
+            *run.benchmark.surplus(counts),
+        ]
+    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
+        lines.append(
+            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
+            "takes real CLIP."
+        )
     return "\n".join(lines)
 
 
 def report(run, table):
     """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
-    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet.default_folder(run.config.pixels)
+    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
     table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
     path = run.artifacts / "results.csv"
     add_results(table, path)
@@ -91,25 +106,30 @@ def evaluate(args):
     run = experiment(args)
     if set(model.classes) & set(run.split.unseen_classes):
         overlap = ", ".join(sorted(set(model.classes) & set(run.split.unseen_classes)))
-        raise UserError(f"The checkpoint was trained on classes that are unseen here: {overlap}. Give the unseen classes "
-                        "of its training with --unseen-classes.")
+        raise UserError(
+            f"The checkpoint was trained on classes that are unseen here: {overlap}. Give the unseen classes "
+            "of its training with --unseen-classes."
+        )
     if run.split.unseen_domain in model.domains:
-        raise UserError(f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
-                        f"{', '.join(model.domains)}.")
+        raise UserError(
+            f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
+            f"{', '.join(model.domains)}."
+        )
     report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
 
 
 def searching_model(args):
     """The checkpoint's model, or zero-shot CLIP of the preset."""
-    if args.checkpoint:
-        return load_checkpoint(args.checkpoint).eval()
-    return search_model(args.preset)
+    return load_checkpoint(args.checkpoint) if args.checkpoint else search_model(args.preset)
 
 
 def searched_data(args, config):
     """The folder of --data, or PictoNet where the preset means it."""
-    folder = args.data or (pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
-                           if config.dataset == "pictonet" else None)
+    folder = args.data or (
+        lay_out_pictonet(config)
+        if config.dataset == "pictonet"
+        else None
+    )
     if folder is None:
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
     return ImageDomains.from_folder(folder)
@@ -119,15 +139,10 @@ def embed_command(args):
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
     model = searching_model(args)
     data = searched_data(args, model.config)
-    images = Images(data, torch.arange(len(data)), model_transform(model), inverted_domains(model.config.switches))
-    features = embed(model, images, progress=True).numpy()
-    table, part = data.table(), args.out.with_suffix(".part.npz")
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, features=features, **{name: table[name].to_numpy(str) for name in table})
-        os.replace(part, args.out)
-    except OSError as error:
-        raise UserError(f"{args.out} cannot be written ({error.strerror}).") from None
+    features = embed_rows(model, data, torch.arange(len(data)), progress=True).numpy()
+    table = data.table()
+    with written_whole(args.out) as part, open(part, "wb") as file:
+        np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
     print(f"{features.shape[0]} features of width {features.shape[1]}: {args.out}")
 
 
@@ -144,26 +159,27 @@ def search(args):
     model = searching_model(args)
     query = query_feature(model, args.image or args.words)
     if args.index:
-        made = ImageIndex.load(args.index, model)
-        scores, found = made.search(query, args.k)
-        answers = [("", made.root / name) for name in found[0]]
+        answers = ImageIndex.load(args.index, model).answers(query, args.k)
     else:
-        data = searched_data(args, model.config)
-        domain = args.gallery_domain or usual_gallery(data, data.domains)
-        if domain not in data.domains:
-            raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
-        rows = data.rows([domain], data.classes)
-        images = Images(data, rows, model_transform(model), inverted_domains(model.config.switches))
-        scores, found = rank(query, embed(model, images, progress=True), k=args.k)
-        answers = [(data.classes[data.class_index[row]], data.paths[row]) for row in rows[found[0]].tolist()]
-    for place, (score, (name, path)) in enumerate(zip(scores[0].tolist(), answers), 1):
+        answers = search_gallery(model, searched_data(args, model.config), query, args.k, args.gallery_domain)
+    for place, (score, name, path) in enumerate(answers, 1):
         print(f"{place:3d}  {score:.3f}  {name:20s} {path}" if name else f"{place:3d}  {score:.3f}  {path}")
 
 
 def ablate(args):
     """Measure grids of baselines, ablations and switches over held-out domains and seeds; goes on where it stopped."""
-    table = run_grid(args.grids, args.preset, held_out_domains(args), args.seeds, args.table, args.artifacts, args.jobs,
-                     parse_settings(args.set), args.data, args.cases)
+    table = run_grid(
+        args.grids,
+        args.preset,
+        held_out_domains(args),
+        args.seeds,
+        args.table,
+        args.artifacts,
+        args.jobs,
+        parse_settings(args.set),
+        args.data,
+        args.cases,
+    )
     for grid in args.grids:
         rows = table[table.case.isin(GRIDS[grid]) & (table.preset == args.preset)]
         print(f"\n{grid}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds\n{markdown(rows)}")
@@ -180,7 +196,9 @@ def held_out_domains(args):
     if preset.dataset == "pictonet" and not args.data:
         return [domain for domain in pictonet.PICTONET_DOMAINS if domain != pictonet.GALLERY_DOMAIN]
     if preset.dataset not in benchmark_names():
-        raise UserError("--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder.")
+        raise UserError(
+            "--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder."
+        )
     return list(load_benchmark(preset.dataset).query_domain)
 
 
@@ -193,8 +211,10 @@ def tutorial(args):
         models[method], history = run.fit(method)
         tables.append(run.evaluate(models[method]))
         if len(history):
-            print(f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
-                  f"{history['val_mAP@200'].max():.3f}")
+            print(
+                f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
+                f"{history['val_mAP@200'].max():.3f}"
+            )
     report(run, pd.concat(tables))
     for path in plots.tutorial_figures(run, models, Path(args.artifacts) / "figures"):
         print(f"Drawn: {path}")
@@ -219,11 +239,18 @@ def parser():
         added.add_argument("--seed", type=int)
         added.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
         added.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where runs and results go")
-        added.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE",
-                           help="replace settings: " + ", ".join(setting_names(PRESETS["mini"])))
+        added.add_argument(
+            "--set",
+            nargs="+",
+            default=[],
+            metavar="NAME=VALUE",
+            help="replace settings: " + ", ".join(setting_names(PRESETS["mini"])),
+        )
 
     drawing = command(draw)
     drawing.add_argument("--size", type=int, default=64, help="pixels (default 64)")
+    drawing.add_argument("--tier", default="near", help=", ".join(pictonet.TIERS))
+    drawing.add_argument("--strength", type=float, help="of the far tier, 0 (near) to 1 (default: the chosen ones)")
     drawing.add_argument("--to", type=Path, help="folder (default: the user's cache)")
 
     training = command(train)
@@ -255,14 +282,16 @@ def parser():
     ablation = command(ablate)
     ablation.add_argument("grids", nargs="+", metavar="GRID", help=", ".join(GRIDS))
     ablation.add_argument("--preset", default="mini", help=", ".join(PRESETS))
-    ablation.add_argument("--cases", nargs="+", help="only these rows of the grids, for example ProS \"Heads only\"")
+    ablation.add_argument("--cases", nargs="+", help='only these rows of the grids, for example ProS "Heads only"')
     ablation.add_argument("--domains", nargs="+", help="held-out domains, or all (default: the preset's)")
     ablation.add_argument("--seeds", nargs="+", type=int, default=[0], help="default: 0")
     ablation.add_argument("--jobs", type=int, default=1, help="runs at a time")
     ablation.add_argument("--table", type=Path, default=Path("artifacts/grid.csv"))
     ablation.add_argument("--artifacts", type=Path, default=Path("artifacts"))
     ablation.add_argument("--data", type=Path, help="a domain/class/image folder (default: PictoNet)")
-    ablation.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs, as in train")
+    ablation.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs, as in train"
+    )
 
     command(tutorial).add_argument("--artifacts", type=Path, default=Path("artifacts"))
     return top

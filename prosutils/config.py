@@ -1,27 +1,12 @@
 """Presets: every number of a run, with its source. A learner's laptop and a data-centre GPU differ only here."""
+
 import dataclasses
-import hashlib
-import tempfile
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Literal, get_args
 
-from filelock import FileLock
+from .files import UserError
 
 Choice = Literal["paper", "released"]
-
-
-def only_one(folder):
-    """A lock: while one process (a notebook, say) makes something in `folder`, others of this user wait.
-
-    It lies among the system's temporary files, so that nothing is left in `folder` or beside it.
-    """
-    name = hashlib.sha256(f"{Path.home()} {Path(folder).resolve()}".encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"prosutils-{name}.lock")
-
-
-class UserError(ValueError):
-    """Something the user can mend: the message says what is wrong and what to do. The CLI prints it without a trace."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +15,9 @@ class Switches:
 
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """
+
+    #: CLIP's two projections. paper: frozen (its Fig. 2); released: trained, text in stage 1, both in stage 2
+    heads: Choice = "paper"
     #: which token the image feature is read from. paper: the class token; released: position 1, the domain prompt
     read_out: Choice = "paper"
     #: stage 1's token dropout. paper: while training only; released: always when stage 1's path runs
@@ -64,37 +52,43 @@ class Switches:
 @dataclass(frozen=True)
 class Stage:
     """How one stage trains. An epoch ends when the smallest training domain has been seen once (released code)."""
+
     epochs: int
-    batch_size: int                       # drawn in equal parts from every training domain
-    lr: float                             # Adam: prompt units, text context, class token
-    lr_simulator: float = 0.0             # Adam: the simulator and its templates (stage 2)
-    lr_heads: float = 0.0                 # Adam: text and image projection
-    decay_epochs: float = float("inf")    # epochs in which the rates fall a thousandfold (released: 20 in stage 2)
-    min_lr: float = 1e-6                  # floor of the decay
-    patience: int = 2                     # epochs without a better validation mAP before stage 2 stops
-    classes_per_batch: int = 0            # 0: as they come; else a batch holds so many, the same in every domain
+    batch_size: int  # drawn in equal parts from every training domain
+    lr: float  # Adam: prompt units, text context, class token
+    lr_simulator: float = 0.0  # Adam: the simulator and its templates (stage 2)
+    lr_heads: float = 0.0  # Adam: text and image projection
+    decay_epochs: float = float("inf")  # epochs in which the rates fall a thousandfold (released: 20 in stage 2)
+    min_lr: float = 1e-6  # floor of the decay
+    patience: int = 2  # epochs without a better validation mAP before stage 2 stops
+    classes_per_batch: int = 0  # 0: as they come; else a batch holds so many, the same in every domain
 
 
 @dataclass(frozen=True)
 class Config:
     """One run. Defaults are the released hyper-parameters [released code: options_pros.py, reproduce_runs.sh]."""
+
     preset: str
-    dataset: str                          # "pictonet" (shipped drawings), a name of `benchmarks.py`, or any "folder"
+    dataset: str  # "pictonet" (shipped drawings), a name of `benchmarks.py`, or any "folder"
     backbone: str
     pretrained: str | None
-    gallery_domain: str | None            # None: domains.usual_gallery
-    unseen_domain: str | None             # None: no domain is held out, UcCDR only
+    gallery_domain: str | None  # None: domains.usual_gallery
+    unseen_domain: str | None  # None: no domain is held out, UcCDR only
     stage1: Stage
     stage2: Stage
-    pixels: int = 224                     # side of the pictures that PictoNet is laid out in
-    context_tokens: int = 16              # L, learned text tokens
+    tier: Literal["near", "far"] = "far"  # of PictoNet: drawings as designed, or each domain in a technique of its own
+    strength: float | None = None  # of the far tier's techniques, 0 to 1; None: the chosen ones (pictonet.FAR_STRENGTH)
+    pixels: int = 224  # side of the pictures that PictoNet is laid out in
+    context_tokens: int = 16  # L, learned text tokens
     simulator_layers: int = 2
-    stage1_dropout: float = 0.5           # on the whole token sequence of stage 1
-    temperature: float = 0.07             # of the training loss
-    training_classes: Literal["train", "train+val"] = "train"   # "train": the epoch is chosen on validation classes
-    workers: int = 4                      # processes that read pictures
-    seed: int = 0                         # of initial weights, batches and augmentation
-    split_seed: int = 0                   # of the split: kept-out images, and classes where none are given
+    simulator_reads: Literal["own", "clip"] = "own"  # patches of its own convolution (paper), or the backbone's
+    prompt_tokens: int = 1  # prompts that the simulator writes in the place of each unit (paper: 1)
+    stage1_dropout: float = 0.5  # on the whole token sequence of stage 1
+    temperature: float = 0.07  # of the training loss
+    training_classes: Literal["train", "train+val"] = "train"  # "train": the epoch is chosen on validation classes
+    workers: int = 4  # processes that read pictures
+    seed: int = 0  # of initial weights, batches and augmentation
+    split_seed: int = 0  # of the split: kept-out images, and classes where none are given
     switches: Switches = field(default_factory=Switches)
 
     def __post_init__(self):
@@ -111,20 +105,50 @@ PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_he
 REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
+MINI = Config(
+    "mini",
+    "pictonet",
+    backbone="mini",
+    pretrained=None,
+    gallery_domain="emoji",
+    unseen_domain="chalk",
+    pixels=64,
+    context_tokens=4,
+    simulator_reads="clip",
+    prompt_tokens=4,
+    workers=0,
+    stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
+    stage2=Stage(epochs=12, batch_size=50, lr=3e-4, lr_simulator=3e-3, lr_heads=1e-2, decay_epochs=24, patience=12),
+)
+PICTONET = Config(
+    "pictonet",
+    "pictonet",
+    **REAL_CLIP,
+    gallery_domain="emoji",
+    unseen_domain="chalk",
+    workers=2,
+    stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
+    stage2=replace(PAPER_STAGE2, epochs=10),
+)
 PRESETS = {
-    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: benchmarks/search_mini.py.
-    "mini": Config("mini", "pictonet", backbone="mini", pretrained=None, gallery_domain="emoji", unseen_domain="sketch",
-                   pixels=64, context_tokens=4, simulator_layers=1, workers=0,
-                   stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
-                   stage2=Stage(epochs=6, batch_size=50, lr=3e-3, lr_simulator=1e-3, lr_heads=1e-2, decay_epochs=12,
-                                patience=6)),
+    # PictoNet's far tier on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
+    "mini": MINI,
+    # The near tier: drawings in styles that mini-CLIP was pre-trained on, so that prompts find little to do.
+    "mini-near": replace(MINI, preset="mini-near", tier="near", unseen_domain="sketch"),
     # PictoNet with real CLIP on a free Colab GPU; the weights are the only download.
-    "pictonet": Config("pictonet", "pictonet", **REAL_CLIP, gallery_domain="emoji", unseen_domain="sketch", workers=2,
-                       stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
-                       stage2=replace(PAPER_STAGE2, epochs=10)),
+    "pictonet": PICTONET,
+    "pictonet-near": replace(PICTONET, preset="pictonet-near", tier="near", unseen_domain="sketch"),
     # 9,991 photographs, paintings, cartoons and sketches of 7 classes.
-    "pacs": Config("pacs", "folder", **REAL_CLIP, gallery_domain="photo", unseen_domain="sketch", workers=2,
-                   stage1=replace(PAPER_STAGE1, epochs=4, batch_size=99), stage2=replace(PAPER_STAGE2, batch_size=48)),
+    "pacs": Config(
+        "pacs",
+        "folder",
+        **REAL_CLIP,
+        gallery_domain="photo",
+        unseen_domain="sketch",
+        workers=2,
+        stage1=replace(PAPER_STAGE1, epochs=4, batch_size=99),
+        stage2=replace(PAPER_STAGE2, batch_size=48),
+    ),
     # The paper's benchmarks in their published protocols: every class that is not tested trains, and none is left to
     # choose an epoch. Choose `stage2.epochs` with training_classes=train (benchmarks.py). 10 is the released maximum
     # for DomainNet; for Sketchy and TU-Berlin that is 200, cut short by an early stop on test data.
@@ -150,7 +174,9 @@ def override(config, overrides):
     unknown = set(overrides) - set(known)
     if unknown:
         raise UserError(f"Unknown setting {', '.join(sorted(unknown))}. Known: {', '.join(known)}.")
-    values = {key: override(known[key], value) if isinstance(value, dict) else value for key, value in overrides.items()}
+    values = {
+        key: override(known[key], value) if isinstance(value, dict) else value for key, value in overrides.items()
+    }
     return replace(config, **values)
 
 

@@ -1,11 +1,12 @@
 """A `domain/class/image` folder as a table, its images as tensors, and its batches.
 
-    data = ImageDomains.from_folder("my_images")                    # my_images/sketch/house/0001.png ...
-    split = make_split(data, protocol="UCDR", unseen_domain="sketch")          # splits.py
-    images = Images(data, split.train, train_transform(56, mean, std))
-    batches = BalancedSampler(data, split.train, batch_size=50, generator=torch.Generator().manual_seed(0))
-    loader = DataLoader(images, batch_sampler=batches)              # image, class_index, domain_index
+data = ImageDomains.from_folder("my_images")                    # my_images/sketch/house/0001.png ...
+split = make_split(data, protocol="UCDR", unseen_domain="sketch")          # splits.py
+images = Images(data, split.train, train_transform(56, mean, std))
+batches = BalancedSampler(data, split.train, batch_size=50, generator=torch.Generator().manual_seed(0))
+loader = DataLoader(images, batch_sampler=batches)              # image, class_index, domain_index
 """
+
 import itertools
 import warnings
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from . import pictonet
-from .config import UserError
+from .files import UserError
 from .image_files import IMAGE_SUFFIXES, find_fault, list_files, load_image
 
 #: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's, TU-Berlin's.
@@ -34,10 +35,10 @@ class ImageDomains:
     root: Path
     domains: tuple[str, ...]
     classes: tuple[str, ...]
-    paths: list[Path]                   # n files
-    domain_index: torch.Tensor          # [n], into `domains`
-    class_index: torch.Tensor           # [n], into `classes`
-    skipped: list[tuple[Path, str]]     # files left out, and why
+    paths: list[Path]  # n files
+    domain_index: torch.Tensor  # [n], into `domains`
+    class_index: torch.Tensor  # [n], into `classes`
+    skipped: list[tuple[Path, str]]  # files left out, and why
 
     @classmethod
     def from_folder(cls, root, on_error="skip", class_name=str, domains=None):
@@ -69,11 +70,20 @@ class ImageDomains:
         for kind, names in (("domain", domains), ("class", classes)):
             if len(names) < 2:
                 what = f"one {kind} only ({names[0]})" if len(names) else "no image"
-                raise UserError(f"{root} holds {what}; cross-domain retrieval needs two or more domains and "
-                                f"classes. Expected {root}/<domain>/<class>/<image>, images ending in "
-                                f"{', '.join(sorted(IMAGE_SUFFIXES))}.")
-        return cls(root, tuple(domains.tolist()), tuple(classes.tolist()), paths,
-                   torch.from_numpy(domain_index).long(), torch.from_numpy(class_index).long(), skipped)
+                raise UserError(
+                    f"{root} holds {what}; cross-domain retrieval needs two or more domains and "
+                    f"classes. Expected {root}/<domain>/<class>/<image>, images ending in "
+                    f"{', '.join(sorted(IMAGE_SUFFIXES))}."
+                )
+        return cls(
+            root,
+            tuple(domains.tolist()),
+            tuple(classes.tolist()),
+            paths,
+            torch.from_numpy(domain_index).long(),
+            torch.from_numpy(class_index).long(),
+            skipped,
+        )
 
     def __len__(self):
         return len(self.paths)
@@ -98,9 +108,13 @@ class ImageDomains:
 
     def table(self):
         """DataFrame with one row per image: domain, class, path (relative to `root`)."""
-        return pd.DataFrame({"domain": [self.domains[i] for i in self.domain_index.tolist()],
-                             "class": [self.classes[i] for i in self.class_index.tolist()],
-                             "path": [path.relative_to(self.root).as_posix() for path in self.paths]})
+        return pd.DataFrame(
+            {
+                "domain": [self.domains[i] for i in self.domain_index.tolist()],
+                "class": [self.classes[i] for i in self.class_index.tolist()],
+                "path": [path.relative_to(self.root).as_posix() for path in self.paths],
+            }
+        )
 
     def counts(self):
         """DataFrame class x domain with the number of images."""
@@ -146,14 +160,21 @@ def train_transform(size, mean, std):
 
     torchvision draws from torch's global generator: `torch.manual_seed` makes a run repeatable.
     """
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.8, 1.0)), v2.RandomHorizontalFlip(0.5),
-                       v2.ColorJitter(0.4, 0.4, 0.4, 0.4), *_normalised_tensor(mean, std)])
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.8, 1.0)),
+            v2.RandomHorizontalFlip(0.5),
+            v2.ColorJitter(0.4, 0.4, 0.4, 0.4),
+            *_normalised_tensor(mean, std),
+        ]
+    )
 
 
 def eval_transform(size, mean, std):
     """PIL RGB -> [3, size, size] as CLIP does: shorter side to `size` (bicubic), centre crop."""
-    return v2.Compose([v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size),
-                       *_normalised_tensor(mean, std)])
+    return v2.Compose(
+        [v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size), *_normalised_tensor(mean, std)]
+    )
 
 
 def _normalised_tensor(mean, std):
@@ -184,15 +205,22 @@ class BalancedSampler(Sampler):
         if rest or not self.per_domain:
             fitting = max(1, self.per_domain) * len(self.pools)
             names = ", ".join(data.domain_names(rows))
-            raise UserError(f"A batch of {batch_size} cannot be shared equally by {len(self.pools)} domains "
-                            f"({names}): use {fitting} or {fitting + len(self.pools)}.")
+            raise UserError(
+                f"A batch of {batch_size} cannot be shared equally by {len(self.pools)} domains "
+                f"({names}): use {fitting} or {fitting + len(self.pools)}."
+            )
         self.classes_per_batch, self.class_index = classes_per_batch, data.class_index[rows]
-        self.common = [i for i in self.class_index.unique().tolist()                # classes that every domain has
-                       if all((self.class_index[pool] == i).any() for pool in self.pools)]
+        self.common = [
+            i
+            for i in self.class_index.unique().tolist()  # classes that every domain has
+            if all((self.class_index[pool] == i).any() for pool in self.pools)
+        ]
         if classes_per_batch and (self.per_domain % classes_per_batch or len(self.common) < classes_per_batch):
-            raise UserError(f"A batch with {self.per_domain} images of each domain cannot hold {classes_per_batch} "
-                            f"classes equally often: classes_per_batch has to divide {self.per_domain}, and the "
-                            f"domains share {len(self.common)} classes.")
+            raise UserError(
+                f"A batch with {self.per_domain} images of each domain cannot hold {classes_per_batch} "
+                f"classes equally often: classes_per_batch has to divide {self.per_domain}, and the "
+                f"domains share {len(self.common)} classes."
+            )
 
     def __len__(self):
         return max(1, min(len(pool) for pool in self.pools) // self.per_domain)
@@ -207,12 +235,19 @@ class BalancedSampler(Sampler):
 
     def _batches_of_classes(self):
         classes = self._endless_shuffles(torch.tensor(self.common))
-        streams = {(i, name): self._endless_shuffles(pool[self.class_index[pool] == name])
-                   for i, pool in enumerate(self.pools) for name in self.common}
+        streams = {
+            (i, name): self._endless_shuffles(pool[self.class_index[pool] == name])
+            for i, pool in enumerate(self.pools)
+            for name in self.common
+        }
         for _ in range(len(self)):
             chosen = list(itertools.islice(classes, self.classes_per_batch))
-            yield [position for i in range(len(self.pools)) for name in chosen
-                   for position in itertools.islice(streams[i, name], self.per_domain // self.classes_per_batch)]
+            yield [
+                position
+                for i in range(len(self.pools))
+                for name in chosen
+                for position in itertools.islice(streams[i, name], self.per_domain // self.classes_per_batch)
+            ]
 
     def _endless_shuffles(self, pool):
         while True:

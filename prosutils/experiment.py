@@ -1,4 +1,5 @@
 """From a preset to a trained and measured model: what the command line and the notebooks do alike."""
+
 import dataclasses
 from dataclasses import dataclass
 from importlib import resources
@@ -9,25 +10,26 @@ import torch
 
 from . import pictonet
 from .backbone import load_clip
-from .benchmarks import Benchmark, load_benchmark
-from .config import UserError, only_one
 from .domains import ImageDomains
 from .evaluation import evaluate_all
+from .files import UserError, only_one
+from .published import Benchmark, load_benchmark
 from .splits import protocol_splits
-from .training import (build_model, identity, load_checkpoint, read_checkpoint, refuse_other_run, save_checkpoint,
-                       train)
+from .tables import write_table
+from .training import build_model, identity, load_checkpoint, read_checkpoint, refuse_other_run, save_checkpoint, train
 
 
 @dataclass
 class Experiment:
     """A configuration, its images and its splits; `fit` gives a model of any method, trained once and kept."""
+
     config: object
     data: ImageDomains
-    splits: list                  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
+    splits: list  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
     clip: object
     artifacts: Path
     device: torch.device
-    benchmark: Benchmark | None = None   # whose published sizes the splits have
+    benchmark: Benchmark | None = None  # whose published sizes the splits have
 
     @property
     def split(self):
@@ -65,8 +67,11 @@ class Experiment:
 
     def evaluate(self, model, progress=False):
         """The measurements of a model, one row each, with the seed, held-out domain and training classes of the run."""
-        extra = {"seed": self.config.seed, "unseen_domain": self.split.unseen_domain or "none",
-                 "training_classes": self.config.training_classes}
+        extra = {
+            "seed": self.config.seed,
+            "unseen_domain": self.split.unseen_domain or "none",
+            "training_classes": self.config.training_classes,
+        }
         return evaluate_all(model, self.splits, extra=extra, progress=progress)
 
 
@@ -84,7 +89,9 @@ def same_run(path, model):
     return True
 
 
-def prepare(config, folder=None, unseen_classes=None, artifacts="artifacts", device=None, on_error="skip", progress=True):
+def prepare(
+    config, folder=None, unseen_classes=None, artifacts="artifacts", device=None, on_error="skip", progress=True
+):
     """An Experiment: images laid out or read, splits made, backbone loaded.
 
     folder: a `domain/class/image` folder; None lays out PictoNet at the size the preset wants. device: "cuda", "cpu" or
@@ -93,17 +100,30 @@ def prepare(config, folder=None, unseen_classes=None, artifacts="artifacts", dev
     if folder is None and config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
     if folder is None:
-        folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
+        folder = lay_out_pictonet(config, progress)
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
     if benchmark and unseen_classes:
-        raise UserError(f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
-                        "and name them all.")
+        raise UserError(
+            f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or set dataset=folder "
+            "and name them all."
+        )
     data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error)
     splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)
     config = fit_batches(config, len(splits[0].train_domains))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     clip = load_clip(config.backbone, config.pretrained).to(device)
     return Experiment(config, data, splits, clip, Path(artifacts), device, benchmark)
+
+
+def pictonet_folder(config):
+    """Where PictoNet lies as a configuration wants it: its tier, strength and size in pixels."""
+    return pictonet.default_folder(config.pixels, config.tier, config.strength)
+
+
+def lay_out_pictonet(config, progress=True):
+    """Draw PictoNet as a configuration wants it, where that is not done yet; returns the folder."""
+    folder, tier, strength = pictonet_folder(config), config.tier, config.strength
+    return pictonet.lay_out(folder, config.pixels, progress, tier=tier, strength=strength)
 
 
 def benchmark_splits(config, data, benchmark):
@@ -114,28 +134,24 @@ def benchmark_splits(config, data, benchmark):
 def drawn_splits(config, data, unseen_classes=None):
     """The splits of PictoNet or of any folder: classes that are not given are drawn."""
     gallery = config.gallery_domain if config.gallery_domain in data.domains else None
-    return protocol_splits(data, config.unseen_domain, unseen_classes=unseen_classes, gallery_domain=gallery,
-                           val_classes=[] if config.training_classes == "train+val" else None, seed=config.split_seed,
-                           switches=config.switches)
+    return protocol_splits(
+        data,
+        config.unseen_domain,
+        unseen_classes=unseen_classes,
+        gallery_domain=gallery,
+        val_classes=[] if config.training_classes == "train+val" else None,
+        seed=config.split_seed,
+        switches=config.switches,
+    )
 
 
 def fit_batches(config, domains):
     """The configuration with batch sizes rounded to a multiple of the number of training domains."""
+
     def rounded(stage):
         return dataclasses.replace(stage, batch_size=max(1, round(stage.batch_size / domains)) * domains)
+
     return dataclasses.replace(config, stage1=rounded(config.stage1), stage2=rounded(config.stage2))
-
-
-def write_table(table, path):
-    """A DataFrame as CSV, written beside the target and moved there in one step. UserError without permission."""
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(part, index=False)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
 
 
 def add_results(table, path):

@@ -1,4 +1,5 @@
 """Grids of runs: every baseline, every ablation, every switch, over held-out domains and seeds, into one table."""
+
 import dataclasses
 import multiprocessing
 import shutil
@@ -11,10 +12,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .baselines import METHODS
-from .config import Config, UserError, load_preset
+from .config import Config, load_preset
 from .evaluation import evaluate_all
-from .experiment import fit_batches, prepare, write_table
+from .experiment import fit_batches, prepare
+from .files import UserError
+from .tables import write_table
+from .tuned import METHODS
 
 #: What one row of the table measured; a case is done when its rows are there.
 CASE = ["preset", "case", "unseen_domain", "seed"]
@@ -22,50 +25,87 @@ CASE = ["preset", "case", "unseen_domain", "seed"]
 
 class Training(NamedTuple):
     """What is trained: cases with the same training share a model."""
+
     method: str
     config: Config
-    oracle: bool                                 # the held-out domain's images of seen classes train too
+    oracle: bool  # the held-out domain's images of seen classes train too
 
 
 @dataclass(frozen=True)
 class Case:
     """One run of a grid. `settings` replace those of the preset, `at_test` are switches that only the ranking knows."""
+
     method: str
     settings: dict = field(default_factory=dict)
     at_test: dict = field(default_factory=dict)
-    oracle: bool = False                         # see Training
-    rates: float = 1.0                           # factor of all learning rates
+    oracle: bool = False  # see Training
+    rates: float = 1.0  # factor of all learning rates
 
 
 #: Nothing that trains here takes part in ranking images by images.
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
-#: Factor of the preset's rates where it is not 1, by the same budget for every method (benchmarks/tune_methods.py).
+#: Factor of the preset's rates where it is not 1, by the same budget for every method (studies/tune_methods.py).
 RATES = {"full": 0.1, "static": 1 / 3}
-BASELINES = {METHODS[key].method: Case(key, rates=RATES.get(key, 1.0)) for key in (
-    "zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")}
-PROS = {"ProS": BASELINES["ProS"]}                  # every table holds what it compares with
-ABLATIONS = PROS | {METHODS[key].method: Case(key) for key in (
-    "pros-no-mask", "pros-removed-units", "pros-domain-units", "pros-class-units", "pros-no-units")} | {
-    "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
-    "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
-    "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0)))} | {
-    f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
-ORACLES = {f"{METHODS[key].method}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
-           for key in ("heads", "full", "pros")}
-SWITCHES = PROS | {f"ProS, {name}=released": Case("pros", at_test={name: "released"})
-            for name in ("similarity", "average_precision")} | {
-    f"ProS, {name}=released": Case("pros", dict(switches={name: "released"}))
-    for name in ("read_out", "dropout", "normalisation", "selection", "polarity")} | {
-    "ProS, all switches released": Case("pros", dict(switches={name: "released" for name in (
-        "read_out", "dropout", "normalisation", "similarity", "average_precision", "selection", "polarity")}))}
+BASELINES = {
+    METHODS[key].label: Case(key, rates=RATES.get(key, 1.0))
+    for key in ("zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")
+}
+PROS = {"ProS": BASELINES["ProS"]}  # every table holds what it compares with
+ABLATIONS = (
+    PROS
+    | {
+        METHODS[key].label: Case(key)
+        for key in ("pros-no-mask", "pros-removed-units", "pros-domain-units", "pros-class-units", "pros-no-units")
+    }
+    | {
+        "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
+        "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
+        "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0))),
+    }
+    | {f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
+)
+ORACLES = {
+    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
+    for key in ("heads", "full", "pros")
+}
+SWITCHES = (
+    PROS
+    | {
+        f"ProS, {name}=released": Case("pros", at_test={name: "released"})
+        for name in ("similarity", "average_precision")
+    }
+    | {
+        f"ProS, {name}=released": Case("pros", dict(switches={name: "released"}))
+        for name in ("read_out", "dropout", "normalisation", "selection", "polarity")
+    }
+    | {
+        "ProS, all switches released": Case(
+            "pros",
+            dict(
+                switches={
+                    name: "released"
+                    for name in (
+                        "read_out",
+                        "dropout",
+                        "normalisation",
+                        "similarity",
+                        "average_precision",
+                        "selection",
+                        "polarity",
+                    )
+                }
+            ),
+        )
+    }
+)
 #: DePro's batches: 3 classes x 4 images x 5 domains
 THREE_CLASSES = dict(stage2=dict(batch_size=60, classes_per_batch=3))
-FOLLOWER = {f"{METHODS[key].method}, batches of 3 classes": Case(key, THREE_CLASSES)
-            for key in ("heads", "pros", "depro")} | {
-    METHODS[key].method: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")} | {
-    "DePro, read_out=released": Case("depro", dict(switches=dict(read_out="released")))}
-GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES,
-         "follower": FOLLOWER}
+FOLLOWER = (
+    {f"{METHODS[key].label}, batches of 3 classes": Case(key, THREE_CLASSES) for key in ("heads", "pros", "depro")}
+    | {METHODS[key].label: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")}
+    | {"DePro, read_out=released": Case("depro", dict(switches=dict(read_out="released")))}
+)
+GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES, "follower": FOLLOWER}
 
 
 def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None):
@@ -77,15 +117,22 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     several cases share is trained once.
     """
     chosen = choose(names, cases)
-    wanted = [(name, domain, seed) for seed in seeds for domain in domains for name in chosen
-              if seed == seeds[0] or find_case(name).method not in SAME_WITH_EVERY_SEED]
+    wanted = [
+        (name, domain, seed)
+        for seed in seeds
+        for domain in domains
+        for name in chosen
+        if seed == seeds[0] or find_case(name).method not in SAME_WITH_EVERY_SEED
+    ]
     done = measured_cases(table, preset)
     left = [case for case in wanted if case not in done]
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" cases")
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        runs = {pool.submit(measure, training, names, Path(artifacts) / "grid", data): names
-                for training, names in by_training(left, preset, settings or {}).items()}
+        runs = {
+            pool.submit(measure, training, names, Path(artifacts) / "grid", data): names
+            for training, names in by_training(left, preset, settings or {}).items()
+        }
         try:
             for run in as_completed(runs):
                 add_rows(run.result(), table)
@@ -146,9 +193,12 @@ def expected_length(training):
 
 def with_rates(config, factor):
     """A configuration with all learning rates multiplied."""
+
     def scaled(stage):
-        return dataclasses.replace(stage, **{name: getattr(stage, name) * factor
-                                             for name in ("lr", "lr_simulator", "lr_heads")})
+        return dataclasses.replace(
+            stage, **{name: getattr(stage, name) * factor for name in ("lr", "lr_simulator", "lr_heads")}
+        )
+
     return dataclasses.replace(config, stage1=scaled(config.stage1), stage2=scaled(config.stage2))
 
 
@@ -164,10 +214,14 @@ def measure(training, names, artifacts, data):
     model, history = run.fit(training.method, progress=False, shared=artifacts / "stage1")
     rows = []
     for name in names:
-        about = dict(preset=config.preset, case=name, seed=config.seed,
-                     images=int(history.images.iloc[-1]) if len(history) else 0)
+        about = dict(
+            preset=config.preset,
+            case=name,
+            seed=config.seed,
+            images=int(history.images.iloc[-1]) if len(history) else 0,
+        )
         switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
-        for part in getattr(model, "parts", [None]):                 # DePro: one training, three readings
+        for part in getattr(model, "parts", [None]):  # DePro: one training, three readings
             label = name
             if part:
                 model.part, label = part, f"{name} ({part})"
@@ -178,8 +232,9 @@ def measure(training, names, artifacts, data):
 
 def merged(first, second):
     """Two settings of `load_preset`, the second winning; nested parts are merged too."""
-    both = {key: merged(first[key], second[key]) for key in first.keys() & second.keys()
-            if isinstance(first[key], dict)}
+    both = {
+        key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(first[key], dict)
+    }
     return first | second | both
 
 
@@ -189,8 +244,11 @@ def with_held_out_domain(split):
     data = split.data
     extra = data.rows([split.unseen_domain], split.seen_classes)
     domains = {*split.train_domains, split.unseen_domain}
-    return dataclasses.replace(split, train=torch.cat([split.train, extra]).sort().values,
-                               train_domains=tuple(name for name in data.domains if name in domains))
+    return dataclasses.replace(
+        split,
+        train=torch.cat([split.train, extra]).sort().values,
+        train_domains=tuple(name for name in data.domains if name in domains),
+    )
 
 
 def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
@@ -210,7 +268,9 @@ def markdown(table, **which):
     lines = ["| method | " + " | ".join(mean.columns) + " | images |", "|---" * (len(mean.columns) + 2) + "|"]
     for method, row in mean.iterrows():
         deviation = spread.loc[method]
-        cells = [f"{value:.3f}" + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
-                 for name, value in row.items()]
+        cells = [
+            f"{value:.3f}" + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
+            for name, value in row.items()
+        ]
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {images[method]:,.0f} |")
     return "\n".join(lines)

@@ -1,10 +1,11 @@
 """Image files: found in a `domain/class/image` folder, checked, and read as RGB pictures."""
+
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from .config import UserError
+from .files import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -20,21 +21,26 @@ def open_image(path):
 
 
 def load_image(path):
-    """The image in a file as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey as 8-bit.
+    """The image in a file as PIL RGB; see `as_rgb`.
 
     Raises UserError, naming the file, when it cannot be decoded or is a decompression bomb.
     """
     try:
         with open_image(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
-                image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return as_rgb(file)
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it.") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as PIL RGB: upright by its EXIF tag, transparency on white, 16-bit grey as 8-bit."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
+        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def find_fault(path):
@@ -59,6 +65,7 @@ def find_fault(path):
 
 def list_files(root):
     """The files in `root/*/*/`, sorted by domain, class and name, without hidden files and folders."""
+
     def visible(folder):
         entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
         return sorted(entries, key=lambda path: path.name)
@@ -66,8 +73,14 @@ def list_files(root):
     try:
         if not root.is_dir():
             raise UserError(f"There is no folder {root}. Expected {root}/<domain>/<class>/<image>.")
-        return [path for domain in visible(root) if domain.is_dir()
-                for folder in visible(domain) if folder.is_dir()
-                for path in visible(folder) if path.name.lower() not in SYSTEM_FILES]
+        return [
+            path
+            for domain in visible(root)
+            if domain.is_dir()
+            for folder in visible(domain)
+            if folder.is_dir()
+            for path in visible(folder)
+            if path.name.lower() not in SYSTEM_FILES
+        ]
     except OSError as error:
         raise UserError(f"{root} cannot be listed: {error}.") from error

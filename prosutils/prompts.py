@@ -1,8 +1,9 @@
 """What stage 1 learns: the text context, and the domain and semantic prompt units."""
+
 import torch
 from torch import nn
 
-from .config import UserError
+from .files import UserError
 
 
 def readable(class_name):
@@ -26,17 +27,17 @@ class LearnedContext(nn.Module):
     def __init__(self, clip, classes, tokens):
         super().__init__()
         texts = captions(classes, tokens)
-        token_ids = clip.tokenizer(texts)                                               # [C, T]
+        token_ids = clip.tokenizer(texts)  # [C, T]
         self._check_length(clip.tokenizer, texts, token_ids.shape[1])
         heads = [clip.tokenizer.encode(f"a photo of {readable(name)} from") for name in classes]
-        start = torch.tensor([1 + len(head) for head in heads])                         # after start-of-text
+        start = torch.tensor([1 + len(head) for head in heads])  # after start-of-text
         with torch.no_grad():
             device = clip.model.token_embedding.weight.device
-            embeddings = clip.model.token_embedding(token_ids.to(device))               # [C, T, Wt]
+            embeddings = clip.model.token_embedding(token_ids.to(device))  # [C, T, Wt]
         self.register_buffer("embeddings", embeddings, persistent=False)
-        self.register_buffer("places", start[:, None] + torch.arange(tokens), persistent=False)   # [C, L]
-        self.register_buffer("end", token_ids.argmax(1), persistent=False)              # [C]
-        self.vectors = nn.Parameter(torch.randn(tokens, clip.text_width) * 0.02)        # [L, Wt]
+        self.register_buffer("places", start[:, None] + torch.arange(tokens), persistent=False)  # [C, L]
+        self.register_buffer("end", token_ids.argmax(1), persistent=False)  # [C]
+        self.vectors = nn.Parameter(torch.randn(tokens, clip.text_width) * 0.02)  # [L, Wt]
         self.to(device)
 
     @staticmethod
@@ -44,8 +45,10 @@ class LearnedContext(nn.Module):
         for caption in texts:
             needed = len(tokenizer.encode(caption)) + 2
             if needed > room:
-                raise UserError(f"The caption {caption!r} has {needed} tokens, the text tower takes {room}. "
-                                "Use shorter class names or a smaller context_tokens.")
+                raise UserError(
+                    f"The caption {caption!r} has {needed} tokens, the text tower takes {room}. "
+                    "Use shorter class names or a smaller context_tokens."
+                )
 
     def forward(self):
         embeddings = self.embeddings.clone()

@@ -1,11 +1,13 @@
 """Checkpoints of the authors' released code (github fangkaipeng/ProS), in."""
+
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from .backbone import load_clip
-from .config import Switches, UserError, load_preset
+from .config import Switches, load_preset
+from .files import UserError
 from .prompts import captions
 from .pros import ProS
 
@@ -58,36 +60,49 @@ def load_released_checkpoint(path, classes, domains):
 
 def read_released(path):
     """{name: tensor} of a released checkpoint's model."""
-    number = np.float64(0).__reduce__()[0]                        # how numpy builds a number: the trainer's best mAP
+    number = np.float64(0).__reduce__()[0]  # how numpy builds a number: the trainer's best mAP
     plain = [number, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
     try:
         with torch.serialization.safe_globals(plain):
             return dict(torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"])
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except Exception as error:                  # torch.load raises many kinds for a broken or unsafe file
-        raise UserError(f"{path} is not a checkpoint of the released code, or holds more than tensors and numbers "
-                        f"(code in it is never run): {str(error)[:200]}") from None
+    except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
+        raise UserError(
+            f"{path} is not a checkpoint of the released code, or holds more than tensors and numbers "
+            f"(code in it is never run): {str(error)[:200]}"
+        ) from None
 
 
 def released_name(name):
     """What the released code calls a parameter or buffer of `ProS`; None where it has no such thing."""
     if name in NOT_STORED:
         return None
-    return next((theirs + name[len(ours):] for ours, theirs in NAMES.items() if name.startswith(ours)), None)
+    return next((theirs + name[len(ours) :] for ours, theirs in NAMES.items() if name.startswith(ours)), None)
 
 
 def refuse_unfitting(stored, wanted, path):
     """UserError naming missing and surplus tensors and those of another shape."""
-    shapes = [f"{name} is {list(stored[name].shape)} there, {list(wanted[name].shape)} here"
-              for name in wanted if name in stored and stored[name].shape != wanted[name].shape]
-    parts = {"of another shape": shapes, "missing": sorted(set(wanted) - set(stored)),
-             "surplus": sorted(set(stored) - set(wanted))}
-    told = [f"{kind}: {'; '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
-            for kind, names in parts.items() if names]
+    shapes = [
+        f"{name} is {list(stored[name].shape)} there, {list(wanted[name].shape)} here"
+        for name in wanted
+        if name in stored and stored[name].shape != wanted[name].shape
+    ]
+    parts = {
+        "of another shape": shapes,
+        "missing": sorted(set(wanted) - set(stored)),
+        "surplus": sorted(set(stored) - set(wanted)),
+    }
+    told = [
+        f"{kind}: {'; '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
+        for kind, names in parts.items()
+        if names
+    ]
     if told:
-        raise UserError(f"{path} does not fit {BACKBONE} with these classes and domains. {'. '.join(told)}. "
-                        "specific_class_prompts has a row per seen class, specific_domain_prompts one per domain.")
+        raise UserError(
+            f"{path} does not fit {BACKBONE} with these classes and domains. {'. '.join(told)}. "
+            "specific_class_prompts has a row per seen class, specific_domain_prompts one per domain."
+        )
 
 
 def refuse_other_captions(embeddings, model, path):
@@ -98,10 +113,13 @@ def refuse_other_captions(embeddings, model, path):
     tokens = model.clip.tokenizer(captions(model.classes, model.config.context_tokens))  # [C, 77]
     words, place = tokens.unique(return_inverse=True)
     first = torch.full((len(words),), tokens.numel()).scatter_reduce(
-        0, place.flatten(), torch.arange(tokens.numel()), "amin")                        # where a word stands first
+        0, place.flatten(), torch.arange(tokens.numel()), "amin"
+    )  # where a word stands first
     flat = embeddings.reshape(tokens.numel(), -1)
     differs = (flat != flat[first[place.flatten()]]).any(1).reshape(tokens.shape).any(1)  # [C]
     if differs.any():
         names = ", ".join(name for name, wrong in zip(model.classes, differs.tolist()) if wrong)
-        raise UserError(f"{path} was trained with other class names or in another order: its captions do not fit "
-                        f"{names}. Give the classes as the training had them.")
+        raise UserError(
+            f"{path} was trained with other class names or in another order: its captions do not fit "
+            f"{names}. Give the classes as the training had them."
+        )

@@ -1,4 +1,5 @@
 """The protocols of universal cross-domain retrieval: what of a folder is trained on, validated on and tested on."""
+
 import hashlib
 import zlib
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ import pandas as pd
 import torch
 
 from . import pictonet
-from .config import Switches, UserError
+from .config import Switches
 from .domains import ImageDomains, usual_gallery
+from .files import UserError
 
 PROTOCOLS = ("UCDR", "UcCDR", "UdCDR")
 GALLERIES = ("unseen", "mixed")
@@ -22,13 +24,13 @@ class Split:
     """What is trained on, validated on and tested on: row numbers into `data`, each [m] and ascending."""
 
     data: ImageDomains
-    protocol: str                       # UCDR, UcCDR or UdCDR
+    protocol: str  # UCDR, UcCDR or UdCDR
     seed: int
-    unseen_domain: str | None           # held out of training; None: every domain trains (UcCDR only)
+    unseen_domain: str | None  # held out of training; None: every domain trains (UcCDR only)
     train_domains: tuple[str, ...]
     query_domains: tuple[str, ...]
     gallery_domain: str
-    gallery_kind: str                   # "unseen" or "mixed" classes; "seen" for UdCDR
+    gallery_kind: str  # "unseen" or "mixed" classes; "seen" for UdCDR
     seen_classes: tuple[str, ...]
     val_classes: tuple[str, ...]
     unseen_classes: tuple[str, ...]
@@ -42,9 +44,17 @@ class Split:
         """DataFrame with one row per part: its domains and its numbers of classes and images."""
         names = ("train", "val_query", "val_gallery", "query", "gallery")
         parts = {name: getattr(self, name) for name in names}
-        return pd.DataFrame([{"part": name, "domains": ", ".join(self.data.domain_names(rows)),
-                              "classes": len(self.data.class_names(rows)), "images": len(rows)}
-                             for name, rows in parts.items()]).set_index("part")
+        return pd.DataFrame(
+            [
+                {
+                    "part": name,
+                    "domains": ", ".join(self.data.domain_names(rows)),
+                    "classes": len(self.data.class_names(rows)),
+                    "images": len(rows),
+                }
+                for name, rows in parts.items()
+            ]
+        ).set_index("part")
 
     def training_pictures(self):
         """What trains and validates, by name, as a short text: equal for two splits of the same pictures only."""
@@ -58,12 +68,24 @@ class Sample:
     """A published U^dCDR measures a share of the images of some seen classes, of queries and gallery alike."""
 
     classes: tuple[str, ...]
-    share: float                        # rounded down for each class, one image at least
+    share: float  # rounded down for each class, one image at least
 
 
-def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=None, val_classes=None,
-               gallery="unseen", gallery_domain=None, query_domain=None, holdout_fraction=0.08, seed=0,
-               seen_classes=None, udcdr_sample=None, switches=Switches()):
+def make_split(
+    data,
+    protocol="UCDR",
+    unseen_domain="sketch",
+    unseen_classes=None,
+    val_classes=None,
+    gallery="unseen",
+    gallery_domain=None,
+    query_domain=None,
+    holdout_fraction=0.08,
+    seed=0,
+    seen_classes=None,
+    udcdr_sample=None,
+    switches=Switches(),
+):
     """A protocol of universal cross-domain retrieval on a folder [Paul et al., ICCV 2021; ProS].
 
     | protocol | query: domain, classes | gallery: images of the gallery domain                          |
@@ -94,7 +116,8 @@ def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=Non
     if not 0 < holdout_fraction < 1:
         raise UserError(f"holdout_fraction is a share between 0 and 1, not {holdout_fraction}.")
     train_domains, gallery_domain, query_domains = _domain_roles(
-        data, protocol, unseen_domain, gallery_domain, query_domain)
+        data, protocol, unseen_domain, gallery_domain, query_domain
+    )
     source_domains = [name for name in train_domains if name != gallery_domain]
     seen, val, unseen = split_classes(data, gallery_domain, unseen_classes, val_classes, seed, seen_classes)
     draws = Draws(data, seen_classes or seen, seed, switches)
@@ -112,10 +135,24 @@ def make_split(data, protocol="UCDR", unseen_domain="sketch", unseen_classes=Non
         query_rows = data.rows(query_domains, unseen)
     if gallery_kind == "mixed":
         gallery_rows = torch.cat([gallery_rows, kept_out]).sort().values
-    split = Split(data, protocol, seed, unseen_domain, train_domains, query_domains, gallery_domain,
-                  gallery_kind, seen, val, unseen, train=train[~torch.isin(train, out)],
-                  val_query=data.rows(source_domains, val), val_gallery=data.rows([gallery_domain], val),
-                  query=query_rows, gallery=gallery_rows)
+    split = Split(
+        data,
+        protocol,
+        seed,
+        unseen_domain,
+        train_domains,
+        query_domains,
+        gallery_domain,
+        gallery_kind,
+        seen,
+        val,
+        unseen,
+        train=train[~torch.isin(train, out)],
+        val_query=data.rows(source_domains, val),
+        val_gallery=data.rows([gallery_domain], val),
+        query=query_rows,
+        gallery=gallery_rows,
+    )
     _check_no_part_is_empty(split)
     return split
 
@@ -128,8 +165,7 @@ def protocol_splits(data, unseen_domain, **options):
     cases = [("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "unseen")]
     if unseen_domain is None:
         cases = [("UcCDR", "unseen")]
-    return [make_split(data, protocol, unseen_domain, gallery=gallery, **options)
-            for protocol, gallery in cases]
+    return [make_split(data, protocol, unseen_domain, gallery=gallery, **options) for protocol, gallery in cases]
 
 
 def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
@@ -172,11 +208,15 @@ def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, s
         raise UserError(f"Classes both seen and not: {', '.join(sorted(seen & (unseen | val)))}.")
     missing = sorted((unseen | val) - set(in_gallery))
     if missing:
-        raise UserError(f"The gallery domain {gallery_domain} has no image of {', '.join(missing)}: name "
-                        "other unseen_classes and val_classes, or another gallery_domain.")
+        raise UserError(
+            f"The gallery domain {gallery_domain} has no image of {', '.join(missing)}: name "
+            "other unseen_classes and val_classes, or another gallery_domain."
+        )
     if len(seen) < 2:
-        raise UserError(f"{len(seen)} of {len(data.classes)} classes would be left to train on, not two: "
-                        "name fewer unseen_classes and val_classes, or take a folder with more classes.")
+        raise UserError(
+            f"{len(seen)} of {len(data.classes)} classes would be left to train on, not two: "
+            "name fewer unseen_classes and val_classes, or take a folder with more classes."
+        )
     return tuple(sorted(seen)), tuple(sorted(val)), tuple(sorted(unseen))
 
 
@@ -194,7 +234,7 @@ class Draws:
 
     def __init__(self, data, classes, seed, switches):
         self.data, self.classes, self.seed, self.switches = data, classes, seed, switches
-        self.by_class = {}                                     # domain: one tensor of rows per class
+        self.by_class = {}  # domain: one tensor of rows per class
 
     def rows(self, domain, name):
         """Rows [n] of a class in a domain, ascending; the domain's are sorted out once."""
@@ -214,14 +254,14 @@ class Draws:
             place = {path: i for folder in folders for i, path in enumerate(folder.iterdir())}
             listed = rows[np.argsort([place[self.data.paths[row]] for row in rows])]
             numbers = np.random.RandomState(self.classes.index(name)).permutation(len(rows))
-            return listed[numbers[::-1].copy()]                # it trains on the first 92 %
+            return listed[numbers[::-1].copy()]  # it trains on the first 92 %
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         return rows[rng.permutation(len(rows))]
 
     def kept_out(self, domain, fraction):
         """The mixed gallery's images of seen classes."""
         orders = [self.order(domain, name) for name in self.classes]
-        return _ascending(order[:_kept(len(order), fraction)] for order in orders)
+        return _ascending(order[: _kept(len(order), fraction)] for order in orders)
 
     def seen_gallery(self, domain, fraction, sample):
         """UdCDR's gallery: images kept out of training (paper), or as many training images (released)."""
@@ -230,7 +270,7 @@ class Draws:
             order = self.order(domain, name)
             count = _kept(len(order), fraction) if sample is None else _sampled(len(order), sample.share)
             from_training = self.switches.udcdr_gallery == "released"
-            parts.append(order[len(order) - count:] if from_training else order[:count])
+            parts.append(order[len(order) - count :] if from_training else order[:count])
         return _ascending(parts)
 
     def seen_queries(self, domains, names, sample):
@@ -238,7 +278,7 @@ class Draws:
         if sample is None:
             return self.data.rows(domains, names)
         orders = [self.order(domain, name) for domain in domains for name in names]
-        return _ascending(order[len(order) - _sampled(len(order), sample.share):] for order in orders)
+        return _ascending(order[len(order) - _sampled(len(order), sample.share) :] for order in orders)
 
 
 def _kept(count, fraction):
@@ -263,6 +303,8 @@ def _check_no_part_is_empty(split):
     parts = ["train", "query", "gallery"] + (["val_query", "val_gallery"] if split.val_classes else [])
     empty = [part for part in parts if not len(getattr(split, part))]
     if empty:
-        raise UserError(f"{split.protocol} with unseen domain {split.unseen_domain} and gallery domain "
-                        f"{split.gallery_domain} leaves no image for: {', '.join(empty)}. "
-                        f"Choose other domains or classes; domains: {', '.join(split.data.domains)}.")
+        raise UserError(
+            f"{split.protocol} with unseen domain {split.unseen_domain} and gallery domain "
+            f"{split.gallery_domain} leaves no image for: {', '.join(empty)}. "
+            f"Choose other domains or classes; domains: {', '.join(split.data.domains)}."
+        )

@@ -1,9 +1,9 @@
 """One training loop for every method, with validation, checkpoints and resume."""
+
 import copy
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -12,19 +12,19 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .backbone import load_clip
-from .baselines import METHODS
-from .config import Config, Stage, Switches, UserError, only_one
+from .config import Config, Stage, Switches
 from .domains import BalancedSampler, Images, inverted_domains, train_transform
-from .evaluation import embed, model_transform, retrieval_metrics, switch_options
+from .evaluation import embed_rows, switch_options
+from .files import UserError, only_one, written_whole
+from .metrics import retrieval_metrics
+from .tuned import find_method, registered_key
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model(method, clip, split, config):
     """A model of `method`, a key of METHODS, for a split's seen classes and training domains."""
-    if method not in METHODS:
-        raise UserError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
-    model = METHODS[method](clip, split.seen_classes, split.train_domains, config)
+    model = find_method(method)(clip, split.seen_classes, split.train_domains, config)
     model.training_pictures = split.training_pictures()
     return model
 
@@ -39,7 +39,7 @@ def train(model, split, folder=None, resume=False, progress=True, shared=None):
     Raises UserError when the checkpoint is of another run, saying what differs, or the folder cannot be written.
     """
     run = TrainingRun(model, split, folder, progress)
-    with torch.random.fork_rng():               # dropout and augmentation draw from torch's own generator
+    with torch.random.fork_rng():  # dropout and augmentation draw from torch's own generator
         torch.manual_seed(model.config.seed)
         if resume:
             run.restore()
@@ -65,8 +65,9 @@ class TrainingRun:
         self.generator = torch.Generator().manual_seed(self.config.seed)
         clip, released = model.clip, self.config.switches.normalisation == "released"
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if released else (clip.mean, clip.std)
-        self.data = Images(split.data, split.train, train_transform(clip.image_size, mean, std),
-                           inverted_domains(self.config.switches))
+        self.data = Images(
+            split.data, split.train, train_transform(clip.image_size, mean, std), inverted_domains(self.config.switches)
+        )
         self.class_of = lookup(split.data.classes, model.classes)
         self.domain_of = lookup(split.data.domains, model.domains)
 
@@ -76,8 +77,9 @@ class TrainingRun:
         """Epochs of one stage until they are done or, in the last stage, validation has not improved for a while."""
         settings = self.config.stage1 if stage == 1 else self.config.stage2
         self.begin_stage(stage, settings)
-        sampler = BalancedSampler(self.split.data, self.split.train, settings.batch_size, self.generator,
-                                  settings.classes_per_batch)
+        sampler = BalancedSampler(
+            self.split.data, self.split.train, settings.batch_size, self.generator, settings.classes_per_batch
+        )
         loader = DataLoader(self.data, batch_sampler=sampler, num_workers=self.config.workers, generator=self.generator)
         last = stage == self.model.stages[-1]
         while self.epoch < settings.epochs and not (last and self.stale >= settings.patience):
@@ -106,8 +108,9 @@ class TrainingRun:
         if stage != self.stage:
             self.stage, self.epoch = stage, 0
         groups = self.model.set_stage(stage)
-        self.optimiser = torch.optim.Adam([dict(params=parameters, name=name) for name, parameters in groups.items()],
-                                          lr=settings.lr)
+        self.optimiser = torch.optim.Adam(
+            [dict(params=parameters, name=name) for name, parameters in groups.items()], lr=settings.lr
+        )
         if self.optimiser_state is not None:
             self.optimiser.load_state_dict(self.optimiser_state)
             self.optimiser_state = None
@@ -115,9 +118,13 @@ class TrainingRun:
     def train_epoch(self, loader, stage):
         """One pass of the balanced sampler: {"loss", "accuracy", "images"}."""
         self.model.train()
-        total = torch.zeros(3)                                           # loss, hits, images
-        bar = tqdm(loader, desc=f"{self.model.method} stage {stage} epoch {self.epoch + 1}", leave=False,
-                   disable=not self.progress)
+        total = torch.zeros(3)  # loss, hits, images
+        bar = tqdm(
+            loader,
+            desc=f"{self.model.label} stage {stage} epoch {self.epoch + 1}",
+            leave=False,
+            disable=not self.progress,
+        )
         for images, class_index, domain_index in bar:
             images, labels = images.to(self.device), self.class_of[class_index].to(self.device)
             domains = self.domain_of[domain_index].to(self.device)
@@ -156,9 +163,18 @@ class TrainingRun:
 
     def state(self):
         """Where the run stands: what `take` goes on from, the optimiser aside."""
-        return dict(stage=self.stage, epoch=self.epoch, images=self.images, history=self.history,
-                    best_map=self.best_map, best_state=self.best_state, stale=self.stale,
-                    generator=self.generator.get_state(), torch=torch.get_rng_state(), cuda=cuda_states())
+        return dict(
+            stage=self.stage,
+            epoch=self.epoch,
+            images=self.images,
+            history=self.history,
+            best_map=self.best_map,
+            best_state=self.best_state,
+            stale=self.stale,
+            generator=self.generator.get_state(),
+            torch=torch.get_rng_state(),
+            cuda=cuda_states(),
+        )
 
     def take(self, state):
         for name in ("stage", "epoch", "images", "history", "best_map", "best_state", "stale"):
@@ -189,10 +205,14 @@ def cuda_states():
 
 def mean_average_precision(model, data, query, gallery):
     """mAP@200 of some rows of `data`, ranked as the model's switches say."""
-    transform, inverted = model_transform(model), inverted_domains(model.config.switches)
-    features = [embed(model, Images(data, rows, transform, inverted)) for rows in (query, gallery)]
-    return retrieval_metrics(features[0], data.class_index[query], features[1], data.class_index[gallery],
-                             **switch_options(model.config.switches))["mAP@200"]
+    features = [embed_rows(model, data, rows) for rows in (query, gallery)]
+    return retrieval_metrics(
+        features[0],
+        data.class_index[query],
+        features[1],
+        data.class_index[gallery],
+        **switch_options(model.config.switches),
+    )["mAP@200"]
 
 
 def lookup(names, known):
@@ -220,37 +240,40 @@ def fast_precision(device):
 
 # --- Checkpoint files -------------------------------------------------------------------------------------------
 
+
 def identity(model):
     """What has to be equal for a checkpoint to fit: method, classes, domains, training pictures and every setting."""
-    return dict(method=next(key for key, kind in METHODS.items() if type(model) is kind), classes=list(model.classes),
-                domains=list(model.domains), training_pictures=model.training_pictures,
-                config=dataclasses.asdict(model.config))
+    return dict(
+        method=registered_key(model),
+        classes=list(model.classes),
+        domains=list(model.domains),
+        training_pictures=model.training_pictures,
+        config=dataclasses.asdict(model.config),
+    )
 
 
 def stage1_key(model):
     """A name for all that stage 1 depends on: runs with the same key train it alike."""
-    about = identity(model) | dict(method=model.stage1_method)
-    about["config"] = {key: value for key, value in about["config"].items()
-                       if key not in ("stage2", "simulator_layers")}
-    about["config"]["switches"] = {key: value for key, value in about["config"]["switches"].items()
-                                   if key not in ("similarity", "average_precision", "selection")}
+    about = identity(model) | dict(method=model.stage1_key)
+    about["config"] = {
+        key: value for key, value in about["config"].items() if key not in ("stage2", "simulator_layers")
+    }
+    about["config"]["switches"] = {
+        key: value
+        for key, value in about["config"]["switches"].items()
+        if key not in ("similarity", "average_precision", "selection")
+    }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_checkpoint(model, path, training=None):
     """Write what the model tunes (not the backbone, which has its own file) and, while training, the run's state.
 
-    Written beside the target and moved there in one step: an interruption leaves the old file or the new one.
+    An interruption leaves the old file or the new one.
     """
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(identity=identity(model), state=model.tuned_state(), training=training), part)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder or free some "
-                        "space.") from None
+    about = identity(model)
+    with written_whole(path) as part:
+        torch.save(dict(identity=about, state=model.tuned_state(), training=training), part)
 
 
 def read_checkpoint(path):
@@ -260,7 +283,7 @@ def read_checkpoint(path):
         stored["identity"], stored["state"]
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}. `python -m prosutils train` writes one.") from None
-    except Exception as error:                  # torch.load raises many kinds for a broken file
+    except Exception as error:  # torch.load raises many kinds for a broken file
         raise UserError(f"{path} is not a checkpoint of prosutils: {str(error)[:200]}") from None
     return stored
 
@@ -274,30 +297,38 @@ def load_checkpoint(path, clip=None):
     stored = read_checkpoint(path)
     about, training = stored["identity"], stored["training"] or {}
     config = config_from_dict(about["config"])
-    model = METHODS[about["method"]](clip or load_clip(config.backbone, config.pretrained), about["classes"],
-                                     about["domains"], config)
+    model = find_method(about["method"])(
+        clip or load_clip(config.backbone, config.pretrained), about["classes"], about["domains"], config
+    )
     try:
         unexpected = model.load_state_dict(training.get("best_state") or stored["state"], strict=False).unexpected_keys
     except RuntimeError as error:
         raise UserError(f"{path} does not fit the backbone {model.clip.name}: {str(error)[:300]}") from None
     if unexpected:
-        raise UserError(f"{path} holds tensors that {model.method} has not: {', '.join(unexpected[:5])}.")
+        raise UserError(f"{path} holds tensors that {model.label} has not: {', '.join(unexpected[:5])}.")
     model.training_pictures = about.get("training_pictures")
     return model.requires_grad_(False).eval()
 
 
 def config_from_dict(values):
     """The Config that `dataclasses.asdict` took apart."""
-    nested = dict(stage1=Stage(**values["stage1"]), stage2=Stage(**values["stage2"]),
-                  switches=Switches(**values["switches"]))
+    nested = dict(
+        stage1=Stage(**values["stage1"]), stage2=Stage(**values["stage2"]), switches=Switches(**values["switches"])
+    )
     return Config(**(values | nested))
 
 
 def refuse_other_run(found, wanted, path):
     """UserError naming each setting in which a checkpoint differs from the run that should go on from it."""
     flat_found, flat_wanted = (dict(pd.json_normalize(side).iloc[0]) for side in (found, wanted))
-    differing = [f"{key.removeprefix('config.')}: {flat_found.get(key)} there, {flat_wanted.get(key)} here"
-                 for key in flat_wanted if flat_found.get(key) != flat_wanted[key]]
+    differing = [
+        f"{key.removeprefix('config.')}: {flat_found.get(key)} there, {flat_wanted.get(key)} here"
+        for key in flat_wanted
+        if flat_found.get(key) != flat_wanted[key]
+    ]
     if differing:
-        raise UserError(f"{path} is of another run. Different are " + "; ".join(differing) +
-                        ". Train with the same settings or into another folder.")
+        raise UserError(
+            f"{path} is of another run. Different are "
+            + "; ".join(differing)
+            + ". Train with the same settings or into another folder."
+        )

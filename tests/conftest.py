@@ -1,5 +1,6 @@
 """What the tests share: a tiny `domain/class/image` folder of drawings, a model that learns nothing, and the notebooks'
 exercises."""
+
 import json
 import random
 import re
@@ -80,7 +81,7 @@ class ToyClip:
 class ToyModel(torch.nn.Module):
     """Embeds an image as itself, made small: [B, 3, 16, 16] -> [B, 48]. Counts the images it sees."""
 
-    method = "Toy"
+    label = "Toy"
 
     def __init__(self):
         super().__init__()
@@ -109,13 +110,14 @@ def notebook_exercises(path):
     """The exercises of a notebook, from top to bottom."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
-    imports = next(source for cell, source in zip(cells, sources)
-                   if cell["cell_type"] == "code" and cell["id"] != "colab").splitlines()
+    imports = next(
+        source for cell, source in zip(cells, sources) if cell["cell_type"] == "code" and cell["id"] != "colab"
+    ).splitlines()
     found = []
     for cell, stub, hints in zip(cells, sources, sources[1:]):
         if stub.startswith("%%exercise "):
             name = stub.splitlines()[0].split()[1]
-            answer, = re.findall(r"<summary>Answer</summary>\n\n```python\n(.*?)\n```", hints, re.DOTALL)
+            (answer,) = re.findall(r"<summary>Answer</summary>\n\n```python\n(.*?)\n```", hints, re.DOTALL)
             solved = f"%%exercise {name}\n{answer}"
             found.append(NotebookExercise(name, stub, cell["metadata"].get("tags"), solved, imports))
     return found

@@ -1,8 +1,9 @@
 """The course: nothing leaks into student versions, every submission is graded, and each gets the points it should.
 
-Most submissions here are of a toy assignment that needs neither PyTorch nor drawings; `make grade` runs the samples of the
-real ones.
+Most submissions here are of a toy assignment that needs neither PyTorch nor drawings; `make grade` runs the samples of
+the real ones.
 """
+
 import html
 import json
 import re
@@ -21,7 +22,6 @@ sys.path.insert(0, str(COURSE))
 import attacks  # noqa: E402
 import course  # noqa: E402
 import reports  # noqa: E402
-import running  # noqa: E402
 import samples  # noqa: E402
 import sandbox  # noqa: E402
 from protection import read_state  # noqa: E402
@@ -32,8 +32,10 @@ HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOT
 
 def cells(path):
     """[(source, nbgrader's metadata)] of a notebook."""
-    return [("".join(cell["source"]), cell["metadata"].get("nbgrader", {}))
-            for cell in json.loads(path.read_text())["cells"]]
+    return [
+        ("".join(cell["source"]), cell["metadata"].get("nbgrader", {}))
+        for cell in json.loads(path.read_text())["cells"]
+    ]
 
 
 def source(assignment):
@@ -53,10 +55,16 @@ def released(tmp_path_factory):
 def test_student_versions_hold_no_solution_and_no_hidden_test(released, assignment):
     text = "\n".join(source for source, _ in cells(released[assignment]))
     assert "YOUR CODE HERE" in text and not re.search("BEGIN|END (SOLUTION|HIDDEN|MARK)", text)
-    visible = {line.strip() for text, _ in source(assignment)
-               for line in HIDDEN.sub("", SOLUTION.sub("", text)).splitlines()}
-    secrets = [line.strip() for text, _ in source(assignment) for pattern in (SOLUTION, HIDDEN)
-               for region in pattern.findall(text) for line in region.splitlines()]
+    visible = {
+        line.strip() for text, _ in source(assignment) for line in HIDDEN.sub("", SOLUTION.sub("", text)).splitlines()
+    }
+    secrets = [
+        line.strip()
+        for text, _ in source(assignment)
+        for pattern in (SOLUTION, HIDDEN)
+        for region in pattern.findall(text)
+        for line in region.splitlines()
+    ]
     secrets = [line for line in secrets if len(line) > 12 and line not in visible]
     assert len(secrets) > 60
     given_away = {line.strip() for line in text.splitlines()} & set(secrets)
@@ -81,33 +89,53 @@ def test_source_is_what_nbgrader_expects(assignment):
 
 TOY = [
     ("markdown", "# A toy\n\nWith a formula, $a < b$.\n\n## 1. Double (3 points)", None),
-    ("set_up", """import json
+    (
+        "set_up",
+        """import json
 
 
 def same(yours, right, what):
     assert yours == right, f"{what} should be {right}, not {yours}."
-""", "locked"),
-    ("double", """def double(x):
+""",
+        "locked",
+    ),
+    (
+        "double",
+        """def double(x):
     ### BEGIN SOLUTION
     return 2 * x
-    ### END SOLUTION""", "answer"),
+    ### END SOLUTION""",
+        "answer",
+    ),
     ("double_visible", 'same(double(1), 2, "Twice one")', 1),
-    ("double_hidden", """# Hidden: other numbers.
+    (
+        "double_hidden",
+        """# Hidden: other numbers.
 ### BEGIN HIDDEN TESTS
 very_secret_number = 21
 assert double(very_secret_number) == 42, f"Twice twenty-one should be 42, not {double(21)}."
-### END HIDDEN TESTS""", 2),
+### END HIDDEN TESTS""",
+        2,
+    ),
     ("markdown", "## 2. Count (2 points)", None),
-    ("count", """def count(text):
+    (
+        "count",
+        """def count(text):
     ### BEGIN SOLUTION
     return len(text)
-    ### END SOLUTION""", "answer"),
-    ("count_test", """### BEGIN HIDDEN TESTS
+    ### END SOLUTION""",
+        "answer",
+    ),
+    (
+        "count_test",
+        """### BEGIN HIDDEN TESTS
 earned = int(count("ab") == 2) + int(count("") == 0)
 if earned < 2:
     print("Some text is not counted right.")
 earned
-### END HIDDEN TESTS""", 2),
+### END HIDDEN TESTS""",
+        2,
+    ),
 ]
 OWN = {"double": "def double(x):\n    return 2 * x", "count": "def count(text):\n    return len(text)"}
 NOTHING = {"double": "def double(x):\n    return None", "count": "def count(text):\n    return None"}
@@ -120,8 +148,16 @@ def toy_source():
             notebook.cells.append(nbformat.v4.new_markdown_cell(text))
             continue
         points = {"points": kind} if isinstance(kind, int) else {}
-        names = {"cell_type": "code", "grade": bool(points), "grade_id": name, "locked": kind != "answer",
-                 "schema_version": 3, "solution": kind == "answer", "task": False, **points}
+        names = {
+            "cell_type": "code",
+            "grade": bool(points),
+            "grade_id": name,
+            "locked": kind != "answer",
+            "schema_version": 3,
+            "solution": kind == "answer",
+            "task": False,
+            **points,
+        }
         notebook.cells.append(nbformat.v4.new_code_cell(text, metadata={"nbgrader": names}))
     return notebook
 
@@ -138,8 +174,14 @@ def at_end(source):
 TOY_STUDENTS = {
     "a_twice": (OWN, attacks.with_copies),
     "b_metadata": (OWN, attacks.with_other_metadata),
-    "c_warns": (OWN | {"double": "import sys, warnings\n\n\ndef double(x):\n    warnings.warn('no mistake')\n"
-                                 "    print('nor this', file=sys.stderr)\n    return 2 * x"}, None),
+    "c_warns": (
+        OWN
+        | {
+            "double": "import sys, warnings\n\n\ndef double(x):\n    warnings.warn('no mistake')\n"
+            "    print('nor this', file=sys.stderr)\n    return 2 * x"
+        },
+        None,
+    ),
     "d_tags": (NOTHING, attacks.with_tags),
     "e_tree": (NOTHING, with_first(attacks.PATCHES["replaces_the_syntax_tree"])),
     "f_source": (NOTHING, with_first(attacks.PATCHES["replaces_the_source"])),
@@ -148,14 +190,32 @@ TOY_STUDENTS = {
     "i_exit": (OWN | {"count": "import os\n\nos._exit(1)"}, None),
     "j_script": (OWN, at_end(attacks.HARMLESS["shows_a_script"])),
     "k_flood": (OWN, at_end('for _ in range(9):\n    print("x" * 500_000)')),
-    "l_leaks": (OWN | {"count": "def count(text):\n    import base64\n    print(base64.b64encode(In[-1].encode()))\n"
-                                "    raise ValueError(In[-1])"}, at_end("print(''.join(In)[::-1])")),
-    "m_nan": (OWN | {"count": "class Odd(int):\n    __eq__ = lambda *_: True\n    __int__ = lambda *_: 99\n\n\n"
-                              "def count(text):\n    return type('N', (), {'__eq__': lambda s, o: Odd(1)})()"}, None),
+    "l_leaks": (
+        OWN
+        | {
+            "count": "def count(text):\n    import base64\n    print(base64.b64encode(In[-1].encode()))\n"
+            "    raise ValueError(In[-1])"
+        },
+        at_end("print(''.join(In)[::-1])"),
+    ),
+    "m_nan": (
+        OWN
+        | {
+            "count": "class Odd(int):\n    __eq__ = lambda *_: True\n    __int__ = lambda *_: 99\n\n\n"
+            "def count(text):\n    return type('N', (), {'__eq__': lambda s, o: Odd(1)})()"
+        },
+        None,
+    ),
     "n_right": (OWN, None),
 }
-TOY_FILES = ("not_a_notebook", "not_even_cells", "byte_order_mark", "link_to_the_source", "links_beside_the_notebook",
-             "another_name")
+TOY_FILES = (
+    "not_a_notebook",
+    "not_even_cells",
+    "byte_order_mark",
+    "link_to_the_source",
+    "links_beside_the_notebook",
+    "another_name",
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +253,19 @@ def page(root, student):
 RIGHT = {"double_visible": 1, "double_hidden": 2, "count_test": 2}
 
 
-@pytest.mark.parametrize("student", ["a_twice", "b_metadata", "c_warns", "j_script", "k_flood", "n_right",
-                                     "byte_order_mark", "links_beside_the_notebook"])
+@pytest.mark.parametrize(
+    "student",
+    [
+        "a_twice",
+        "b_metadata",
+        "c_warns",
+        "j_script",
+        "k_flood",
+        "n_right",
+        "byte_order_mark",
+        "links_beside_the_notebook",
+    ],
+)
 def test_right_answers_get_all_points_whatever_else_is_handed_in(toy, student):
     assert read_state(toy, "toy", student) == {"state": "graded", "note": ""}
     assert points(toy, student) == RIGHT
@@ -249,12 +320,14 @@ def test_a_run_that_crashed_is_flagged_and_its_score_empty(toy):
 def test_no_output_can_run_in_the_page_of_a_reader(toy):
     notebook = (toy / "autograded" / "j_script" / "toy" / "toy.ipynb").read_text()
     outputs = json.dumps([cell.get("outputs") for cell in json.loads(notebook)["cells"]])
-    assert "<script" not in outputs and "svg" not in outputs and "javascript" not in outputs and "image/png" not in outputs
+    assert (
+        "<script" not in outputs and "svg" not in outputs and "javascript" not in outputs and "image/png" not in outputs
+    )
     assert "<script" not in page(toy, "j_script") and "onerror='" not in page(toy, "j_script")
 
 
 def test_outputs_are_cut_by_bytes(toy):
-    notebook = (toy / "autograded" / "k_flood" / "toy" / "toy.ipynb")
+    notebook = toy / "autograded" / "k_flood" / "toy" / "toy.ipynb"
     assert notebook.stat().st_size < 1_500_000 and "The rest of the output was cut." in notebook.read_text()
 
 
@@ -271,11 +344,14 @@ def test_feedback_names_tasks_and_colours_them(toy):
     text = " ".join(html.unescape(re.sub("<[^>]+>", " ", shown)).split())
     assert "1. Double 3 3" in text and "2. Count 0 2" in text and "double_hidden : other numbers. 2 2" in text
     assert 'class="task full"' in shown and 'class="none"' in shown
-    assert "<math" in shown and "http" not in re.sub(r"http://www.w3.org/1998/Math/MathML", "", shown.split("<body>")[1])
+    assert "<math" in shown and "http" not in re.sub(
+        r"http://www.w3.org/1998/Math/MathML", "", shown.split("<body>")[1]
+    )
     assert "Twice one should be 2, not None." in html.unescape(page(toy, "h_helper"))
 
 
 # ---- the samples -------------------------------------------------------------------------------------------
+
 
 def test_table_and_samples_belong_together():
     table = samples.read_table()
@@ -323,14 +399,15 @@ for attempt in (lambda: open(secret), lambda: os.open(secret, os.O_RDONLY), lamb
         raise AssertionError("not refused")
 print("fenced")
 """
-    result = subprocess.run([sys.executable, "-c", program, own, COURSE, COURSE / "fence.py"], cwd=own,
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program, own, COURSE, COURSE / "fence.py"], cwd=own, capture_output=True, text=True
+    )
     assert result.stdout == "fenced\n", result.stderr
 
 
 @pytest.fixture
 def fake_docker(tmp_path, monkeypatch):
-    """A `docker` that notes how it is called and runs what the image would, without a container; `podman` is not there."""
+    """A `docker` that notes how it is called and runs what the image would, without a container; no `podman`."""
     program = tmp_path / "bin" / "docker"
     program.parent.mkdir()
     program.write_text(f"""#!{sys.executable}
@@ -358,24 +435,41 @@ def test_with_docker_answers_run_in_a_container_that_sees_the_submission_only(fa
     own.mkdir(parents=True)
     (own / "mine.txt").write_text("mine")
     (own / "link.txt").symlink_to(tmp_path / "calls")
-    notebook = {"cells": [nbformat.v4.new_code_cell("import os; print(sorted(os.listdir()), 'SECRET' in os.environ)")],
-                "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    notebook = {
+        "cells": [nbformat.v4.new_code_cell("import os; print(sorted(os.listdir()), 'SECRET' in os.environ)")],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     ran, died = sandbox.run(notebook, own, LIMITS, logging.getLogger())
     assert died is None and ran["cells"][0]["outputs"][0]["text"] == "['mine.txt'] False\n"
     asked, called = fake_docker()
     assert asked == ["info"] and called[0] == "run" and called[-3:] == ["pros-grading", "--user", "1001"]
     line = " ".join(called)
-    for wanted in ("--network none", "--read-only", "--memory ", "--pids-limit ", "--cap-drop ALL", "no-new-privileges",
-                   "--interactive", "--rm"):
+    for wanted in (
+        "--network none",
+        "--read-only",
+        "--memory ",
+        "--pids-limit ",
+        "--cap-drop ALL",
+        "no-new-privileges",
+        "--interactive",
+        "--rm",
+    ):
         assert wanted in line, wanted
     assert not {"--volume", "-v", "--mount", "--privileged"} & set(called)
 
 
 def test_the_image_holds_the_package_and_nothing_of_the_course(fake_docker, monkeypatch):
     held = []
-    monkeypatch.setattr(sandbox.subprocess, "run", lambda command: held.extend(
-        path.relative_to(command[-1]).as_posix() for path in Path(command[-1]).rglob("*")) or
-        subprocess.CompletedProcess(command, 0))
+    monkeypatch.setattr(
+        sandbox.subprocess,
+        "run",
+        lambda command: (
+            held.extend(path.relative_to(command[-1]).as_posix() for path in Path(command[-1]).rglob("*"))
+            or subprocess.CompletedProcess(command, 0)
+        ),
+    )
     sandbox.build_image("docker")
     assert {"Containerfile", "inside.py", "fence.py", "pyproject.toml", "prosutils/__init__.py"} <= set(held)
     assert not [path for path in held if path.endswith(".ipynb") or "gradebook" in path or "samples" in path]
@@ -397,8 +491,11 @@ def test_without_an_engine_the_course_says_what_is_not_protected(monkeypatch, ca
 
 
 def test_some_samples_get_their_points_and_nothing_leaks(tmp_path):
-    wanted = [("1_data_and_metrics", "reads_the_tests"), ("1_data_and_metrics", "not_a_notebook"),
-              ("3_simulator", "perfect")]
+    wanted = [
+        ("1_data_and_metrics", "reads_the_tests"),
+        ("1_data_and_metrics", "not_a_notebook"),
+        ("3_simulator", "perfect"),
+    ]
     rows = [row for row in samples.read_table() if (row["assignment"], row["submission"]) in wanted]
     graded = samples.grade_samples(rows, tmp_path, workers=2, show=lambda line: None)
     assert len(graded) == 3
@@ -412,8 +509,9 @@ def test_some_samples_get_their_points_and_nothing_leaks(tmp_path):
     page = html.unescape(re.sub("<[^>]+>", "", (folder / "1_data_and_metrics.html").read_text()))
     assert "GOT" not in page.split("ucdr_visible", 2)[2], "own output is shown behind a hidden test"
     secrets = [text for text, meta in source("1_data_and_metrics") if meta.get("grade_id") == "ucdr_rows"]
-    secrets = SOLUTION.findall(secrets[0]) + [region for text, _ in source("1_data_and_metrics")
-                                              for region in HIDDEN.findall(text)]
+    secrets = SOLUTION.findall(secrets[0]) + [
+        region for text, _ in source("1_data_and_metrics") for region in HIDDEN.findall(text)
+    ]
     for line in (line.strip() for region in secrets for line in region.splitlines()):
-        if len(line) > 40 and not line.startswith(("f\"", "\"")):      # a line of text is a message, for the student
+        if len(line) > 40 and not line.startswith(('f"', '"')):  # a line of text is a message, for the student
             assert line not in page, f"the feedback gives away: {line}"

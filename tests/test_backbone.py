@@ -1,13 +1,25 @@
 """CLIP's towers: the same numbers as open_clip's own, and clear words for what cannot be loaded."""
+
 import open_clip.transformer
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from prosutils.backbone import (MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, QuickGELU, build_mini,
-                                convolutional_stem, fold_batch_norm, load_clip, run_blocks, tower_operations)
-from prosutils.config import UserError
+from prosutils.backbone import (
+    MINI_MEAN,
+    MINI_STD,
+    MiniTokenizer,
+    PromptableCLIP,
+    QuickGELU,
+    build_mini,
+    convolutional_stem,
+    fold_batch_norm,
+    load_clip,
+    run_blocks,
+    tower_operations,
+)
+from prosutils.files import UserError
 
 CAPTIONS = ["a photo of a house", "a dog from some other kind of domain.", "zebra"]
 
@@ -22,8 +34,9 @@ def mini():
 def test_both_towers_agree_with_open_clip(mini):
     images = torch.randn(4, 3, 56, 56)
     torch.testing.assert_close(mini.encode_image(images), mini.model.encode_image(images), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(mini.encode_text(CAPTIONS), mini.model.encode_text(mini.tokenizer(CAPTIONS)),
-                               atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        mini.encode_text(CAPTIONS), mini.model.encode_text(mini.tokenizer(CAPTIONS)), atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -50,7 +63,7 @@ def test_read_out_picks_the_token(mini):
 def test_batch_norm_folds_away():
     stem, images = convolutional_stem(32), torch.randn(2, 3, 56, 56)
     for _ in range(3):
-        stem(torch.randn(8, 3, 56, 56) * 2 + 1)                # running statistics that are not the initial ones
+        stem(torch.randn(8, 3, 56, 56) * 2 + 1)  # running statistics that are not the initial ones
     folded = fold_batch_norm(stem.eval())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded)
     torch.testing.assert_close(folded(images), stem(images), atol=1e-4, rtol=1e-4)
@@ -113,6 +126,5 @@ def test_the_activation_and_its_gradient_are_open_clips():
 
 
 def test_both_towers_have_it(mini):
-    kinds = [type(block.mlp.gelu) for tower in (mini.model.visual, mini.model)
-             for block in tower.transformer.resblocks]
+    kinds = [type(block.mlp.gelu) for tower in (mini.model.visual, mini.model) for block in tower.transformer.resblocks]
     assert kinds == [QuickGELU] * 6

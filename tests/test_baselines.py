@@ -1,10 +1,12 @@
 """Baselines: what trains in each, and that each computes what its name says."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from prosutils import UserError, load_clip, load_preset
-from prosutils.baselines import METHODS, cross_domain_triplet
+from prosutils.followers import cross_domain_triplet
+from prosutils.tuned import METHODS
 
 CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
 HEADS = {"clip.model.text_projection", "clip.model.visual.proj"}
@@ -36,13 +38,15 @@ def test_numbers_trained_at_the_papers_size():
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_every_trained_parameter_and_no_other_gets_a_gradient(name, clip, batch):
-    dead = {"simulator.body.class_embedding", "simulator.body.proj"}     # the released code counts them all the same
+    dead = {"simulator.body.class_embedding", "simulator.body.proj"}  # the released code counts them all the same
     for stage in METHODS[name].stages:
         model = build(name, clip)
         model.set_stage(stage)
         model.loss(*batch, stage).backward()
-        assert all((value.grad is not None) == (value.requires_grad and name not in dead)
-                   for name, value in model.named_parameters())
+        assert all(
+            (value.grad is not None) == (value.requires_grad and name not in dead)
+            for name, value in model.named_parameters()
+        )
 
 
 def test_what_the_controls_train(clip):
@@ -82,8 +86,10 @@ def test_deep_prompts_replace_what_a_block_wrote(clip, batch):
     """With the outputs of plain VPT as prompts of the later blocks, deep VPT computes what VPT computes."""
     deep, shallow, images = build("vpt-deep", clip), build("vpt", clip), batch[0][:1]
     written = []
-    hooks = [block.register_forward_hook(lambda module, inputs, output: written.append(output[:, 1:3]))
-             for block in shallow.clip.model.visual.transformer.resblocks[:-1]]
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, output: written.append(output[:, 1:3]))
+        for block in shallow.clip.model.visual.transformer.resblocks[:-1]
+    ]
     expected = shallow.encode_image(images)
     [hook.remove() for hook in hooks]
     with torch.no_grad():
@@ -119,12 +125,15 @@ def test_depro_without_triplet_or_with_frozen_norms_differs_in_that_alone(clip, 
     whole, plain, frozen = (build(name, clip) for name in ("depro", "depro-no-triplet", "depro-norms-frozen"))
     x1, x2 = whole.views(images)
     triplets = sum(cross_domain_triplet(x, labels, domains, whole.margin) for x in (x1, x2))
-    torch.testing.assert_close(plain.loss(images, labels, domains, 2) + triplets, whole.loss(images, labels, domains, 2))
+    torch.testing.assert_close(
+        plain.loss(images, labels, domains, 2) + triplets, whole.loss(images, labels, domains, 2)
+    )
     left_out = set(whole.tuned_state()) - set(frozen.tuned_state())
     assert left_out and all(".ln_" in name for name in left_out)
 
 
 # --- Ablations ----------------------------------------------------------------------------------------------------
+
 
 def test_without_mask_a_sample_sees_its_own_units(clip, batch):
     images, labels, domains = batch
@@ -152,7 +161,7 @@ def test_one_kind_of_unit_is_all_there_is(name, kind, clip, batch):
     before = model.encode_image(images), model.encode_with_units(images, batch[1], batch[2])
     other = model.units.domain if kind == "semantic" else model.units.semantic
     with torch.no_grad():
-        other += torch.randn_like(other)            # not a constant: layer norm takes that away
+        other += torch.randn_like(other)  # not a constant: layer norm takes that away
     after = model.encode_image(images), model.encode_with_units(images, batch[1], batch[2])
     torch.testing.assert_close(after, before)
     with torch.no_grad():

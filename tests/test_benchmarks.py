@@ -1,4 +1,5 @@
 """The published benchmarks: shipped classes, exact protocol sizes, spellings, and a run from end to end."""
+
 import json
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from conftest import ToyModel
 from PIL import Image
 
 from prosutils import cli
-from prosutils.benchmarks import benchmark_names, class_key, load_benchmark
-from prosutils.config import PRESETS, Switches, UserError, load_preset, parse_settings
+from prosutils.config import PRESETS, Switches, load_preset, parse_settings
 from prosutils.domains import ImageDomains
 from prosutils.evaluation import evaluate
 from prosutils.experiment import by_held_out_domain
+from prosutils.files import UserError
+from prosutils.published import benchmark_names, class_key, load_benchmark
 
 ROOT = Path(__file__).parents[1]
 PROTOCOLS = ["UCDR unseen", "UCDR mixed", "UcCDR unseen", "UdCDR seen"]
@@ -27,8 +29,14 @@ def table(counts, root="data"):
     paths = [Path(root) / domain / name / f"{i:04d}.jpg" for domain, name in cells for i in range(counts[domain, name])]
     repeats = torch.tensor([counts[cell] for cell in cells])
     numbers = [torch.tensor([names.index(cell[i]) for cell in cells]) for i, names in ((0, domains), (1, classes))]
-    return ImageDomains(Path(root), tuple(domains), tuple(classes), paths,
-                        *(number.repeat_interleave(repeats) for number in numbers), [])
+    return ImageDomains(
+        Path(root),
+        tuple(domains),
+        tuple(classes),
+        paths,
+        *(number.repeat_interleave(repeats) for number in numbers),
+        [],
+    )
 
 
 def domainnet_counts(seed=0, low=10, high=26):
@@ -45,8 +53,11 @@ def domainnet():
 
 # ---- classes -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, train, val, test", [
-    ("domainnet", 245, 55, 45), ("sketchy", 93, 11, 21), ("sketchy-random", 90, 10, 25), ("tuberlin", 200, 20, 30)])
+
+@pytest.mark.parametrize(
+    "name, train, val, test",
+    [("domainnet", 245, 55, 45), ("sketchy", 93, 11, 21), ("sketchy-random", 90, 10, 25), ("tuberlin", 200, 20, 30)],
+)
 def test_classes_are_shipped_complete_and_disjoint(name, train, val, test):
     classes = load_benchmark(name).classes
     assert [len(classes[part]) for part in ("train", "val", "test")] == [train, val, test]
@@ -65,13 +76,24 @@ def test_test_classes_are_those_of_the_released_code(name):
         assert shipped[part] == published.get(part, shipped[part])
 
 
-@pytest.mark.parametrize("benchmark, folder, name", [
-    ("domainnet", "the eiffel tower", "The_Eiffel_Tower"), ("domainnet", "T_shirt", "t-shirt"),
-    ("sketchy", "hot-air_balloon", "hot_air_balloon"), ("sketchy", "jack-o-lantern", "jack_o_lantern"),
-    ("sketchy", "car (sedan)", "car_(sedan)"), ("sketchy", "mouse", "mouse"),
-    ("tuberlin", "flying bird", "flying_bird"), ("tuberlin", "flyingbird", "flying_bird"),
-    ("tuberlin", "mouse", "mouse_(animal)"), ("tuberlin", "computermouse", "computer_mouse"),
-    ("tuberlin", "pipe", "pipe_(for_smoking)"), ("tuberlin", "spidar", "spider"), ("tuberlin", "yeti", "yeti")])
+@pytest.mark.parametrize(
+    "benchmark, folder, name",
+    [
+        ("domainnet", "the eiffel tower", "The_Eiffel_Tower"),
+        ("domainnet", "T_shirt", "t-shirt"),
+        ("sketchy", "hot-air_balloon", "hot_air_balloon"),
+        ("sketchy", "jack-o-lantern", "jack_o_lantern"),
+        ("sketchy", "car (sedan)", "car_(sedan)"),
+        ("sketchy", "mouse", "mouse"),
+        ("tuberlin", "flying bird", "flying_bird"),
+        ("tuberlin", "flyingbird", "flying_bird"),
+        ("tuberlin", "mouse", "mouse_(animal)"),
+        ("tuberlin", "computermouse", "computer_mouse"),
+        ("tuberlin", "pipe", "pipe_(for_smoking)"),
+        ("tuberlin", "spidar", "spider"),
+        ("tuberlin", "yeti", "yeti"),
+    ],
+)
 def test_spellings_of_the_archives_are_one_class(benchmark, folder, name):
     assert load_benchmark(benchmark).class_name(folder) == name
 
@@ -85,17 +107,29 @@ def test_aliases_lead_to_classes():
 
 # ---- protocols ---------------------------------------------------------------------------------------------
 
+
 def released_sizes(counts, held_out):
     """Sizes by the released code's own arithmetic (domainnet.py): 92 % rounded down, first 45 classes, 25 or 10 %."""
     classes = load_benchmark("domainnet").classes
     seen, share = classes["train"] + classes["val"], 0.1 if held_out == "quickdraw" else 0.25
+
     def unseen(domain):
         return sum(counts[domain, name] for name in classes["test"])
+
     kept = sum(counts["real", name] - int(0.92 * counts["real", name]) for name in seen)
     other = load_benchmark("domainnet").query_domain[held_out]
     sample = [sum(int(share * counts[domain, name]) for name in seen[:45]) for domain in (held_out, "real")]
-    return dict(zip(PROTOCOLS, [(unseen(held_out), unseen("real")), (unseen(held_out), unseen("real") + kept),
-                                (unseen(other), unseen("real")), tuple(sample)]))
+    return dict(
+        zip(
+            PROTOCOLS,
+            [
+                (unseen(held_out), unseen("real")),
+                (unseen(held_out), unseen("real") + kept),
+                (unseen(other), unseen("real")),
+                tuple(sample),
+            ],
+        )
+    )
 
 
 @pytest.mark.parametrize("held_out", ["sketch", "quickdraw", "painting", "infograph", "clipart"])
@@ -104,9 +138,14 @@ def test_sizes_follow_the_released_arithmetic(domainnet, held_out):
     splits = benchmark.splits(domainnet, held_out)
     sizes = benchmark.compare_sizes(splits)
     assert {kind: (row["queries"], row["gallery"]) for kind, row in sizes.iterrows()} == released_sizes(
-        domainnet_counts(), held_out)
-    assert [split.query_domains for split in splits] == [(held_out,), (held_out,), (benchmark.query_domain[held_out],),
-                                                         (held_out,)]
+        domainnet_counts(), held_out
+    )
+    assert [split.query_domains for split in splits] == [
+        (held_out,),
+        (held_out,),
+        (benchmark.query_domain[held_out],),
+        (held_out,),
+    ]
 
 
 def test_published_sizes_are_those_of_the_logs():
@@ -134,7 +173,7 @@ def test_no_gallery_image_is_trained_on_unless_wished(domainnet, held_out):
     assert torch.isin(seen.gallery, seen.train).all()
     assert not torch.isin(mixed.gallery, mixed.train).any()
     assert len(seen.gallery) == len(benchmark.splits(domainnet, held_out)[3].gallery)
-    if held_out == "sketch":                        # 25 % of 45 classes; quickdraw's 10 % are no more than the 8 % here
+    if held_out == "sketch":  # 25 % of 45 classes; quickdraw's 10 % are no more than the 8 % here
         assert len(unseen.train) > len(benchmark.splits(domainnet, held_out)[0].train)
 
 
@@ -167,14 +206,15 @@ def test_validation_classes_train_in_the_last_run_only(domainnet):
 def test_sketchy_and_tuberlin_are_sketch_to_photo(name, query):
     benchmark = load_benchmark(name)
     names = [x for part in benchmark.classes.values() for x in part]
-    split, = benchmark.splits(table({(domain, x): 5 for domain in benchmark.images for x in names}), None)
+    (split,) = benchmark.splits(table({(domain, x): 5 for domain in benchmark.images for x in names}), None)
     assert (split.protocol, split.query_domains, split.gallery_domain) == ("UcCDR", (query,), benchmark.gallery_domain)
     assert len(split.train_domains) == 2 and len(split.query) == 5 * len(benchmark.classes["test"])
 
 
 def test_a_query_without_relevant_image_scores_nothing():
     """A gallery that lacks a query's class: the query counts, with 0, in every metric."""
-    from prosutils.evaluation import query_metrics
+    from prosutils.metrics import query_metrics
+
     metrics = query_metrics(torch.eye(2), [0, 1], torch.eye(2), [0, 2], ap_norm="relevant")
     assert all(values.isfinite().all() and values[1] == 0 for values in metrics.values()) and metrics["AP@all"][0] == 1
 
@@ -187,8 +227,11 @@ def test_unseen_classes_without_gallery_image_are_refused(domainnet):
 
 def test_missing_domains_classes_and_images_are_named_with_counts():
     benchmark = load_benchmark("domainnet")
-    counts = {cell: number for cell, number in domainnet_counts().items()
-              if cell[0] != "infograph" and cell[1] not in ("zebra", "yoga")} | {("real", "yeti"): 3}
+    counts = {
+        cell: number
+        for cell, number in domainnet_counts().items()
+        if cell[0] != "infograph" and cell[1] not in ("zebra", "yoga")
+    } | {("real", "yeti"): 3}
     told = " ".join(benchmark.faults(table(counts).counts()) + benchmark.surplus(table(counts).counts()))
     assert "Domain infograph is missing (53,201 images of 345 classes)." in told
     assert "Domain real lacks 2 of 345 classes: zebra, yoga." in told and "does not have: yeti" in told
@@ -207,11 +250,12 @@ def test_a_complete_copy_has_no_faults():
     counts = {(domain, x): -(-images // len(names)) for domain, images in benchmark.images.items() for x in names}
     complete = table(counts).counts()
     assert benchmark.faults(complete) == benchmark.surplus(complete) == []
-    beside = table(counts | {("photo", "ant"): 3}).counts()                    # as the official archive has
+    beside = table(counts | {("photo", "ant"): 3}).counts()  # as the official archive has
     assert benchmark.faults(beside) == [] and "photo" in benchmark.surplus(beside)[0]
 
 
 # ---- presets and the command line ---------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", ["domainnet", "sketchy", "tuberlin"])
 def test_presets_have_the_released_hyper_parameters(name):
@@ -251,8 +295,16 @@ def stand_in(tmp_path_factory):
     return root
 
 
-SMALL = ["--set", "pretrained=none", "workers=0", "stage1.batch_size=10", "stage2.batch_size=10", "stage2.epochs=1",
-         "context_tokens=2", "simulator_layers=1"]
+SMALL = [
+    "--set",
+    "pretrained=none",
+    "workers=0",
+    "stage1.batch_size=10",
+    "stage2.batch_size=10",
+    "stage2.epochs=1",
+    "context_tokens=2",
+    "simulator_layers=1",
+]
 
 
 def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
@@ -267,8 +319,21 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
     assert set(table.protocol + " " + table.gallery) == set(PROTOCOLS) and len(table) == 8
     assert table[table.protocol == "UCDR"].queries.eq(4).all() and set(table.gallery_size) == {4, 12}
 
-    cli.main(["train", "--preset", "domainnet", "--method", "zero-shot", "--data", str(stand_in), "--artifacts", str(tmp_path),
-              *SMALL, "training_classes=train"])                                   # a run that only chooses adds its own rows
+    cli.main(
+        [
+            "train",
+            "--preset",
+            "domainnet",
+            "--method",
+            "zero-shot",
+            "--data",
+            str(stand_in),
+            "--artifacts",
+            str(tmp_path),
+            *SMALL,
+            "training_classes=train",
+        ]
+    )  # a run that only chooses adds its own rows
     both = pd.read_csv(tmp_path / "results.csv")
     assert len(both) == 12
     for method in ("Zero-shot CLIP", "ProS"):
@@ -279,8 +344,20 @@ def test_domainnet_runs_from_end_to_end(stand_in, tmp_path, capsys):
 
 
 def test_tuning_and_unseen_classes_through_the_same_command(stand_in, tmp_path, capsys):
-    run = cli.experiment(cli.parser().parse_args(["train", "--preset", "domainnet", "--data", str(stand_in), *SMALL,
-                                                  "backbone=mini", "training_classes=train"]))
+    run = cli.experiment(
+        cli.parser().parse_args(
+            [
+                "train",
+                "--preset",
+                "domainnet",
+                "--data",
+                str(stand_in),
+                *SMALL,
+                "backbone=mini",
+                "training_classes=train",
+            ]
+        )
+    )
     assert len(run.split.val_classes) == 2 and {"The_Eiffel_Tower", "t-shirt"} <= set(run.split.seen_classes)
     assert run.data.domains == tuple(sorted(load_benchmark("domainnet").images))
     with pytest.raises(SystemExit, match="fixed unseen classes"):
@@ -291,8 +368,21 @@ def test_results_without_held_out_domain_replace_each_other(tmp_path, capsys):
     benchmark = load_benchmark("sketchy")
     names = benchmark.classes["train"][:3] + benchmark.classes["test"][:2]
     write_folder(tmp_path / "Sketchy", benchmark.images, names, 4)
-    command = ["train", "--preset", "sketchy", "--method", "zero-shot", "--data", str(tmp_path / "Sketchy"),
-               "--artifacts", str(tmp_path), "--set", "backbone=mini", "pretrained=none", "workers=0"]
+    command = [
+        "train",
+        "--preset",
+        "sketchy",
+        "--method",
+        "zero-shot",
+        "--data",
+        str(tmp_path / "Sketchy"),
+        "--artifacts",
+        str(tmp_path),
+        "--set",
+        "backbone=mini",
+        "pretrained=none",
+        "workers=0",
+    ]
     for _ in range(2):
         cli.main(command)
     table = pd.read_csv(tmp_path / "results.csv", keep_default_na=False)

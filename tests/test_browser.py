@@ -3,6 +3,7 @@
 Needs a browser and its driver (Debian: apt-get install chromium chromium-driver) and is skipped where they are missing.
 PROSUTILS_SCREENSHOTS=figures writes the pictures of the widgets there; else they go to the test's temporary folder.
 """
+
 import json
 import math
 import os
@@ -19,8 +20,10 @@ import pytest
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser to test the widgets in: "
-                                "apt-get install chromium chromium-driver (Debian's packages)")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER),
+    reason="no browser to test the widgets in: apt-get install chromium chromium-driver (Debian's packages)",
+)
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -32,8 +35,8 @@ START = """from dataclasses import replace
 import torch
 from prosutils import build_model, load_preset
 from prosutils.experiment import prepare
-from prosutils.plots import embed_rows
-from prosutils.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
+from prosutils.evaluation import embed_rows
+from prosutils.show.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 
 run = prepare(load_preset("mini"), artifacts="artifacts", progress=False)
 data = run.data
@@ -41,13 +44,19 @@ split = replace(run.split, gallery=run.split.gallery[::2], train=run.split.train
 zero_shot, pros = (build_model(name, run.clip, split, run.config).eval() for name in ("zero-shot", "pros"))
 rows = data.rows(data.domains, split.unseen_classes[::8])
 plane = torch.pca_lowrank(embed_rows(zero_shot, data, rows))[0]"""
-CELLS = [START, "sketch_search(zero_shot, data, split.gallery, k=7)", "rank_explorer(data, split, zero_shot, k=7)",
-         "unit_explorer(pros, data, split, k=7)",
-         'map_explorer(data, rows, {"components 1, 2": plane[:, :2], "components 3, 4": plane[:, 2:4]})']
+CELLS = [
+    START,
+    "sketch_search(zero_shot, data, split.gallery, k=7)",
+    "rank_explorer(data, split, zero_shot, k=7)",
+    "unit_explorer(pros, data, split, k=7)",
+    'map_explorer(data, rows, {"components 1, 2": plane[:, :2], "components 3, 4": plane[:, 2:4]})',
+]
 SAVED = Path(__file__).parent.parent / "notebooks" / "00_start_here.ipynb"
 #: Nothing that asks the network or a person, and all cells in the page at once.
-SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-            "notebook-extension/tracker": {"windowingMode": "none"}}
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
 
 
 def wait_for(condition, seconds=60, what="the page"):
@@ -78,17 +87,33 @@ def server(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-                                "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    environment = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+    }
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-             "--ServerApp.port_retries=0", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={folder}",
-             "--LabApp.expose_app_in_browser=True"], cwd=folder, env=environment, stdout=log, stderr=log)
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                f"--ServerApp.port={port}",
+                "--ServerApp.port_retries=0",
+                "--IdentityProvider.token=secret",
+                f"--ServerApp.root_dir={folder}",
+                "--LabApp.expose_app_in_browser=True",
+            ],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
     try:
         yield f"http://127.0.0.1:{port}/lab/tree/widgets.ipynb?token=secret"
     finally:
-        process.terminate()                              # the kernel goes with its server
+        process.terminate()  # the kernel goes with its server
         process.wait(30)
 
 
@@ -97,19 +122,35 @@ def page(server):
     """Chromium with the notebook open and every cell run."""
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update", "window-size=1300,2600"):
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "no-first-run",
+        "disable-sync",
+        "disable-background-networking",
+        "disable-component-update",
+        "window-size=1300,2600",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
         wait_for(lambda: reachable(server), what="JupyterLab")
         driver.get(server)
-        wait_for(lambda: driver.execute_script("return window.jupyterapp?.shell?.currentWidget?.context?.isReady && "
-                                               "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
-                                               " && true"), what="the notebook")
-        driver.execute_script("window.jupyterapp.commands.execute('application:toggle-left-area');"
-                              "window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        wait_for(
+            lambda: driver.execute_script(
+                "return window.jupyterapp?.shell?.currentWidget?.context?.isReady && "
+                "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
+                " && true"
+            ),
+            what="the notebook",
+        )
+        driver.execute_script(
+            "window.jupyterapp.commands.execute('application:toggle-left-area');"
+            "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+        )
         wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, ".pros-map circle"), 120, "the last widget")
         yield driver
     finally:
@@ -131,6 +172,7 @@ def shoot(page, tmp_path_factory):
         page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         folder.mkdir(exist_ok=True)
         assert element.screenshot(str(folder / f"widget_{name}.png"))
+
     return shoot
 
 
@@ -156,10 +198,12 @@ def milliseconds(answer):
 
 def new_answer(page, than):
     """The pad's answer once it is another one than `than`, and no further one is on its way."""
+
     def settled():
         first = answer(page)
         time.sleep(0.5)
         return first if first[0] > than[0] and answer(page)[0] == first[0] else None
+
     return wait_for(settled, what="an answer")
 
 
@@ -182,13 +226,13 @@ def test_ranks_change_while_a_sketch_is_drawn_with_the_pointer(page, shoot):
     assert not empty[1] and "Draw" in empty[2]
     stroke(page, arc(0, 0, 105, 180, 360))
     first = new_answer(page, empty)
-    assert len(first[1]) == 7 and first[2].endswith(" ms") and first[0] - empty[0] > 1       # while drawing, too
+    assert len(first[1]) == 7 and first[2].endswith(" ms") and first[0] - empty[0] > 1  # while drawing, too
     for middle in (-70, 0, 70):
         stroke(page, arc(middle, 0, 35, 180, 360, 0.7))
     stroke(page, [(0, -105), (0, -30), (0, 45), (0, 95), *arc(22, 95, 22, 180, 0, 0.9)])
     second = new_answer(page, first)
     assert second[1] != first[1]
-    assert min(milliseconds(first), milliseconds(second)) < 200    # the smaller: other tests run beside this one
+    assert min(milliseconds(first), milliseconds(second)) < 200  # the smaller: other tests run beside this one
     shoot("sketch", find(page, ".pros-sketch"))
 
 
@@ -196,19 +240,22 @@ def test_an_empty_pad_gets_a_message_and_nothing_is_lost(page):
     before = answer(page)
     actions(page).click(page.find_element(By.XPATH, "//button[text()='Clear']")).perform()
     cleared = new_answer(page, before)
-    assert "empty" in cleared[2] and cleared[1] == before[1]                      # the ranks stay
+    assert "empty" in cleared[2] and cleared[1] == before[1]  # the ranks stay
     actions(page).click(page.find_element(By.XPATH, "//button[text()='Undo']")).perform()
     again = new_answer(page, cleared)
-    assert again[1] == before[1] and again[2].endswith(" ms")                     # and the drawing is back
+    assert again[1] == before[1] and again[2].endswith(" ms")  # and the drawing is back
 
 
 def test_a_sketch_is_drawn_with_a_finger(page):
-    before, place = answer(page), page.execute_script("return arguments[0].getBoundingClientRect().y",
-                                                      find(page, ".pros-pad"))
+    before, place = (
+        answer(page),
+        page.execute_script("return arguments[0].getBoundingClientRect().y", find(page, ".pros-pad")),
+    )
     stroke(page, [(-90, -90), (-60, 0), (-30, 90)], "touch")
     assert new_answer(page, before)[2].endswith(" ms")
     assert page.execute_script("return arguments[0].getBoundingClientRect().y", find(page, ".pros-pad")) == place, (
-        "the page was scrolled")
+        "the page was scrolled"
+    )
 
 
 def test_a_sketch_is_drawn_by_keyboard_alone(page):
@@ -238,8 +285,11 @@ def test_words_are_answered(page):
 
 def labelled(page, label, number=0):
     """The input of the number-th ipywidget with this description."""
-    return page.find_elements(By.XPATH, f"//label[text()='{label}']/following-sibling::*/descendant-or-self::select | "
-                              f"//label[text()='{label}']/following-sibling::select")[number]
+    return page.find_elements(
+        By.XPATH,
+        f"//label[text()='{label}']/following-sibling::*/descendant-or-self::select | "
+        f"//label[text()='{label}']/following-sibling::select",
+    )[number]
 
 
 def choose_by_keyboard(page, select, keys):
@@ -276,7 +326,7 @@ def test_the_unit_explorer_swaps_a_unit_by_keyboard(page, shoot):
     wait_for(lambda: "class axe × 1.0" in box.text, 20, "the other unit's ranks")
     swapped = moved()
     assert swapped != "1.000"
-    slider = box.find_elements(By.CSS_SELECTOR, ".noUi-handle")[-2]       # the domain unit's scale
+    slider = box.find_elements(By.CSS_SELECTOR, ".noUi-handle")[-2]  # the domain unit's scale
 
     def press_home():
         """Once the key had no effect, on a busy machine, for a reason that was not found: it is pressed until it has."""
@@ -308,7 +358,7 @@ def test_the_map_shows_the_picture_under_the_pointer_and_brushes(page, shoot):
     before = dots[0].get_attribute("cx")
     choose_by_keyboard(page, menus[0], Keys.ARROW_DOWN)
     assert dots[0].get_attribute("cx") != before
-    assert len([dot for dot in dots if dot.get_attribute("fill") == "#CBD3DA"]) == len(faint)      # the brush is kept
+    assert len([dot for dot in dots if dot.get_attribute("fill") == "#CBD3DA"]) == len(faint)  # the brush is kept
     shoot("map", widget)
 
 
@@ -319,10 +369,13 @@ def test_the_widgets_report_no_error(page):
 
 def test_a_saved_notebook_shows_its_widget_as_a_picture_until_it_is_run(page, server):
     page.get(server.replace("widgets.ipynb", SAVED.name))
-    wait_for(lambda: page.execute_script("return window.jupyterapp?.shell?.currentWidget?.context?.isReady"), 60,
-             "the saved notebook")
+    wait_for(
+        lambda: page.execute_script("return window.jupyterapp?.shell?.currentWidget?.context?.isReady"),
+        60,
+        "the saved notebook",
+    )
     run_this = [i for i, cell in enumerate(nbformat.read(SAVED, as_version=4).cells) if "sketch_search(" in cell.source]
     node = f"window.jupyterapp.shell.currentWidget.content.widgets[{run_this[0]}]?.node"
     cell = wait_for(lambda: page.execute_script(f"return {node}"), 30, "the widget's cell")
-    picture, = wait_for(lambda: cell.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output img"), 30, "the picture")
+    (picture,) = wait_for(lambda: cell.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output img"), 30, "the picture")
     assert picture.size["width"] > 300 and "rror" not in cell.text

@@ -1,4 +1,5 @@
 """The command line as a user meets it: what it writes, and what it says when something is wrong."""
+
 import os
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 
 from prosutils import cli
-from prosutils.config import UserError, load_preset, parse_settings
+from prosutils.config import load_preset, parse_settings
+from prosutils.files import UserError
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--set", "stage1.epochs=1", "stage1.batch_size=9", "stage2.epochs=1", "stage2.batch_size=6"]
@@ -41,8 +43,12 @@ def test_train_writes_a_row_per_measured_case(trained):
     table = pd.read_csv(trained / "results.csv")
     assert COLUMNS <= set(table.columns)
     assert table.groupby("method").size().to_dict() == {"ProS": 4, "Zero-shot CLIP": 4}
-    assert set(zip(table.protocol, table.gallery)) == {("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"),
-                                                       ("UdCDR", "seen")}
+    assert set(zip(table.protocol, table.gallery)) == {
+        ("UCDR", "unseen"),
+        ("UCDR", "mixed"),
+        ("UcCDR", "unseen"),
+        ("UdCDR", "seen"),
+    }
     assert table["mAP@200"].between(0, 1).all()
 
 
@@ -60,8 +66,12 @@ def test_evaluate_gives_the_numbers_of_training(trained, toy_folder, tmp_path):
 
 def test_evaluate_refuses_classes_and_domains_of_the_training(trained, toy_folder, tmp_path, capsys):
     base = ["evaluate", checkpoint(trained), "--data", toy_folder, "--artifacts", tmp_path]
-    assert "trained on classes that are unseen here" in refusal(capsys, *base, "--unseen-domain", "sketch", "--unseen-classes", "ball,house")
-    assert "trained on the domain pixel" in refusal(capsys, *base, "--unseen-domain", "pixel", "--unseen-classes", "gem,stripes")
+    assert "trained on classes that are unseen here" in refusal(
+        capsys, *base, "--unseen-domain", "sketch", "--unseen-classes", "ball,house"
+    )
+    assert "trained on the domain pixel" in refusal(
+        capsys, *base, "--unseen-domain", "pixel", "--unseen-classes", "gem,stripes"
+    )
 
 
 def test_embed_writes_features_with_their_names(trained, toy_folder, toy, tmp_path):
@@ -73,8 +83,20 @@ def test_embed_writes_features_with_their_names(trained, toy_folder, toy, tmp_pa
 
 
 def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
-    cli.main(["ablate", "baselines", "--cases", "Zero-shot CLIP", "--data", str(toy_folder), "--artifacts", str(tmp_path),
-              "--table", str(tmp_path / "grid.csv")])
+    cli.main(
+        [
+            "ablate",
+            "baselines",
+            "--cases",
+            "Zero-shot CLIP",
+            "--data",
+            str(toy_folder),
+            "--artifacts",
+            str(tmp_path),
+            "--table",
+            str(tmp_path / "grid.csv"),
+        ]
+    )
     rows = pd.read_csv(tmp_path / "grid.csv")
     value = rows[(rows.protocol == "UCDR") & (rows.gallery == "unseen")]["mAP@200"].item()
     assert len(rows) == 4 and set(rows.unseen_domain) == {"sketch"}
@@ -87,8 +109,13 @@ def test_ablate_holds_out_the_presets_domain_or_all(toy_folder):
 
     assert domains() == ["sketch"] and domains("--domains", "pixel", "solid") == ["pixel", "solid"]
     assert domains("--domains", "all") == ["clipart", "outline", "solid", "sketch", "pixel"]
-    assert set(domains("--preset", "domainnet", "--domains", "all")) == {"sketch", "quickdraw", "painting", "infograph",
-                                                                        "clipart"}
+    assert set(domains("--preset", "domainnet", "--domains", "all")) == {
+        "sketch",
+        "quickdraw",
+        "painting",
+        "infograph",
+        "clipart",
+    }
     with pytest.raises(UserError, match="name those of your folder"):
         domains("--domains", "all", "--data", str(toy_folder))
 
@@ -127,13 +154,14 @@ def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
 def test_resume_with_other_settings_says_what_differs(toy_folder, tmp_path, capsys, monkeypatch):
     train = ["train", "--data", str(toy_folder), "--artifacts", str(tmp_path), *SPLIT, *SHORT]
     monkeypatch.setattr("prosutils.experiment.write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    assert "--resume" in refusal(capsys, *train)                          # interrupted before the run was finished
+    assert "--resume" in refusal(capsys, *train)  # interrupted before the run was finished
     monkeypatch.undo()
     assert "stage2.epochs: 1 there, 2 here" in refusal(capsys, *train, "stage2.epochs=2", "--resume")
 
 
 def test_a_broken_picture_is_skipped_or_refused(toy_folder, tmp_path, capsys):
     import shutil
+
     folder = tmp_path / "toy"
     shutil.copytree(toy_folder, folder)
     (folder / "emoji" / "ball" / "0.png").write_bytes((folder / "emoji" / "ball" / "0.png").read_bytes()[:60])
@@ -152,7 +180,12 @@ def test_no_permission_is_said(toy_folder, tmp_path, capsys):
 def test_settings_are_parsed_to_their_types():
     settings = parse_settings(["stage2.epochs=3", "temperature=0.1", "switches.read_out=released", "pretrained=x.pt"])
     config = load_preset("mini", **settings)
-    assert (config.stage2.epochs, config.temperature, config.switches.read_out, config.pretrained) == (3, 0.1, "released", "x.pt")
+    assert (config.stage2.epochs, config.temperature, config.switches.read_out, config.pretrained) == (
+        3,
+        0.1,
+        "released",
+        "x.pt",
+    )
     assert config.stage2.lr == load_preset("mini").stage2.lr
     with pytest.raises(UserError, match="write name=value"):
         parse_settings(["epochs"])
@@ -161,7 +194,9 @@ def test_settings_are_parsed_to_their_types():
 
 
 def test_module_runs_and_lists_its_commands():
-    done = subprocess.run([sys.executable, "-m", "prosutils", "--help"], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "prosutils", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert all(command in done.stdout for command in ("draw", "train", "evaluate", "embed", "search", "tutorial"))
 
 
@@ -170,7 +205,23 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "pacs_small"
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="needs a folder of photographs that is not shipped")
 def test_a_folder_of_photographs_trains_and_says_that_the_numbers_are_modest(tmp_path, capsys):
-    cli.main(["train", "--preset", "mini", "--data", str(PHOTOGRAPHS), "--unseen-domain", "sketch", "--unseen-classes",
-              "guitar,house", "--artifacts", str(tmp_path), "--set", "stage1.epochs=1", "stage2.epochs=1"])
+    cli.main(
+        [
+            "train",
+            "--preset",
+            "mini",
+            "--data",
+            str(PHOTOGRAPHS),
+            "--unseen-domain",
+            "sketch",
+            "--unseen-classes",
+            "guitar,house",
+            "--artifacts",
+            str(tmp_path),
+            "--set",
+            "stage1.epochs=1",
+            "stage2.epochs=1",
+        ]
+    )
     assert "modest numbers" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "results.csv")) == 8

@@ -1,4 +1,5 @@
 """A Colab session: what is missing comes, what is there stays as it is, and every notebook begins with the same cell."""
+
 import json
 import os
 import shutil
@@ -11,11 +12,28 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-import colab                                                                                  # noqa: E402
+import colab  # noqa: E402
 
 #: What Colab's Python has not (with what it brings along), by the names in site-packages.
-NOT_IN_COLAB = ("open_clip", "timm", "ftfy", "umap", "pynndescent", "resvg_py", "py7zr", "gdown", "anywidget", "prosutils",
-                "__editable__", "jupyterlab", "pybcj", "pyppmd", "inflate64", "multivolumefile", "texttable")
+NOT_IN_COLAB = (
+    "open_clip",
+    "timm",
+    "ftfy",
+    "umap",
+    "pynndescent",
+    "resvg_py",
+    "py7zr",
+    "gdown",
+    "anywidget",
+    "prosutils",
+    "__editable__",
+    "jupyterlab",
+    "pybcj",
+    "pyppmd",
+    "inflate64",
+    "multivolumefile",
+    "texttable",
+)
 
 
 def test_every_notebook_has_its_badge_and_first_cell():
@@ -33,7 +51,7 @@ def test_the_address_is_one_setting(monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://github.com/somebody/else"\n')
     monkeypatch.setattr(colab, "ROOT", tmp_path)
     notebook = dict(cells=[dict(cell_type="markdown", source=["# Title\n"])])
-    for _ in range(2):                                                                      # twice is once
+    for _ in range(2):  # twice is once
         colab.with_badge(notebook, "00.ipynb")
     title, first = notebook["cells"]
     assert "github/somebody/else/blob" in title["source"][0] and title["source"][2:] == ["# Title\n"]
@@ -61,18 +79,23 @@ def colab_like(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="Colab is Linux")
 def test_colab_gets_what_is_missing_and_keeps_what_it_has(colab_like, tmp_path):
     """Installs for real, from the package registry."""
+
     def versions():
-        code = ("import json; from importlib.metadata import distributions as d; "
-                "print(json.dumps({x.metadata['Name']: x.version for x in d()}))")
-        return json.loads(subprocess.run([colab_like, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                                         check=True).stdout)
+        code = (
+            "import json; from importlib.metadata import distributions as d; "
+            "print(json.dumps({x.metadata['Name']: x.version for x in d()}))"
+        )
+        return json.loads(
+            subprocess.run([colab_like, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        )
 
     before = versions()
     assert "torch" in before and "open_clip_torch" not in before and "prosutils" not in before
     shutil.copytree(ROOT / "notebooks", tmp_path / "tutorial" / "notebooks", ignore=shutil.ignore_patterns("*.ipynb"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "tutorial")
-    done = subprocess.run([colab_like, "colab.py", "setup"], cwd=tmp_path / "tutorial" / "notebooks",
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [colab_like, "colab.py", "setup"], cwd=tmp_path / "tutorial" / "notebooks", capture_output=True, text=True
+    )
     if "could not be installed" in done.stderr and ("Connection" in done.stderr or "resolve" in done.stderr):
         pytest.skip("the package registry cannot be reached")
     assert done.returncode == 0, done.stderr

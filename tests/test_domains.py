@@ -1,4 +1,5 @@
 """Folder listing, image decoding, splits, transforms and the balanced sampler."""
+
 import random
 import shutil
 import warnings
@@ -11,8 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from prosutils import pictonet
-from prosutils.config import UserError
 from prosutils.domains import BalancedSampler, ImageDomains, Images, eval_transform, train_transform
+from prosutils.files import UserError
 from prosutils.image_files import load_image
 from prosutils.splits import make_split, protocol_splits
 
@@ -38,6 +39,7 @@ def small_folder(tmp_path):
 
 
 # ---- the folder --------------------------------------------------------------------------------------------
+
 
 def test_rows_follow_the_folder(toy, toy_folder):
     assert toy.domains == TOY_DOMAINS and toy.classes == TOY_CLASSES and not toy.skipped
@@ -92,7 +94,7 @@ def spoil(folder):
     for suffix in ("png", "jpg", "webp", "bmp", "gif"):
         path = write(folder / "photo" / "cat" / f"cut.{suffix}", photo)
         content = path.read_bytes()
-        bad.append(write(path, content[:len(content) * 2 // 3]))
+        bad.append(write(path, content[: len(content) * 2 // 3]))
     bad.append(write(folder / "photo" / "cat" / "text.jpg", b"<html>not found</html>"))
     bad.append(write(folder / "photo" / "cat" / "empty.png", b""))
     bad.append(write(folder / "photo" / "cat" / "notes.txt", b"words"))
@@ -119,12 +121,15 @@ def test_whole_images_with_bytes_after_their_end_are_kept(small_folder):
     assert path in ImageDomains.from_folder(small_folder, on_error="raise").paths
 
 
-@pytest.mark.parametrize("spoiling, message", [
-    (lambda root: shutil.rmtree(root), "no folder"),
-    (lambda root: [shutil.rmtree(folder) for folder in root.iterdir()], "holds no image"),
-    (lambda root: shutil.rmtree(root / "photo"), "one domain only"),
-    (lambda root: [shutil.rmtree(root / domain / "dog") for domain in ("photo", "sketch")], "one class only"),
-])
+@pytest.mark.parametrize(
+    "spoiling, message",
+    [
+        (lambda root: shutil.rmtree(root), "no folder"),
+        (lambda root: [shutil.rmtree(folder) for folder in root.iterdir()], "holds no image"),
+        (lambda root: shutil.rmtree(root / "photo"), "one domain only"),
+        (lambda root: [shutil.rmtree(root / domain / "dog") for domain in ("photo", "sketch")], "one class only"),
+    ],
+)
 def test_folders_that_cannot_be_used(small_folder, spoiling, message):
     spoiling(small_folder)
     with pytest.raises(UserError, match=message):
@@ -142,6 +147,7 @@ def test_unknown_on_error(small_folder):
 
 
 # ---- decoding ----------------------------------------------------------------------------------------------
+
 
 def test_transparency_becomes_white(tmp_path):
     rgba = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
@@ -198,10 +204,10 @@ def test_damage_in_the_middle_names_the_file_when_loaded(small_folder):
 
 # ---- splits ------------------------------------------------------------------------------------------------
 
+
 def names(data, rows):
     """(domains, classes) that occur in some rows."""
-    return ({data.domains[i] for i in data.domain_index[rows]},
-            {data.classes[i] for i in data.class_index[rows]})
+    return ({data.domains[i] for i in data.domain_index[rows]}, {data.classes[i] for i in data.class_index[rows]})
 
 
 def disjoint(*parts):
@@ -245,7 +251,11 @@ def test_udcdr_gallery_is_seen_classes_never_trained_on(toy):
 def test_one_trained_model_serves_all_protocols(toy):
     splits = protocol_splits(toy, "pixel", seed=1)
     assert [(s.protocol, s.gallery_kind) for s in splits] == [
-        ("UCDR", "unseen"), ("UCDR", "mixed"), ("UcCDR", "unseen"), ("UdCDR", "seen")]
+        ("UCDR", "unseen"),
+        ("UCDR", "mixed"),
+        ("UcCDR", "unseen"),
+        ("UdCDR", "seen"),
+    ]
     for split in splits[1:]:
         for part in ("train", "val_query", "val_gallery"):
             assert torch.equal(getattr(split, part), getattr(splits[0], part))
@@ -307,7 +317,8 @@ def test_pictonet_folder_has_its_fixed_classes(tmp_path):
     data = ImageDomains.from_folder(tmp_path)
     split = make_split(data, seed=7)
     assert {"seen": split.seen_classes, "val": split.val_classes, "unseen": split.unseen_classes} == {
-        part: tuple(sorted(names)) for part, names in fixed.items()}
+        part: tuple(sorted(names)) for part, names in fixed.items()
+    }
     assert set(make_split(data, unseen_classes=fixed["val"][:3]).val_classes) == set(fixed["val"][3:])
     assert set(make_split(data, val_classes=fixed["unseen"][:3]).unseen_classes) == set(fixed["unseen"][3:])
 
@@ -347,20 +358,23 @@ def test_gallery_domain_is_a_known_one_or_the_largest(tmp_path):
     assert make_split(ImageDomains.from_folder(tmp_path)).gallery_domain == "real"
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"protocol": "ucdr"}, "Unknown protocol: ucdr. Known: UCDR, UcCDR, UdCDR"),
-    ({"unseen_domain": "scetch"}, "Unknown unseen domain: scetch. Known: emoji, outline, pixel, sketch"),
-    ({"unseen_domain": None}, "Unknown unseen domain: None. Known: emoji"),
-    ({"unseen_classes": ["gem", "unicorn"]}, "Unknown class: unicorn. Known: ball"),
-    ({"val_classes": ["unicorn"]}, "Unknown class: unicorn"),
-    ({"unseen_classes": ["gem"], "val_classes": ["gem"]}, "both unseen and for validation: gem"),
-    ({"unseen_classes": list(TOY_CLASSES[:4])}, "would be left to train on"),
-    ({"unseen_classes": []}, "leaves no image for: query, gallery"),
-    ({"gallery": "all"}, "Unknown gallery: all. Known: unseen, mixed"),
-    ({"gallery_domain": "sketch"}, "Unknown gallery domain: sketch. Known: emoji, outline, pixel"),
-    ({"protocol": "UcCDR", "query_domain": "emoji"}, "Unknown query domain: emoji. Known: outline, pixel"),
-    ({"holdout_fraction": 8}, "between 0 and 1"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"protocol": "ucdr"}, "Unknown protocol: ucdr. Known: UCDR, UcCDR, UdCDR"),
+        ({"unseen_domain": "scetch"}, "Unknown unseen domain: scetch. Known: emoji, outline, pixel, sketch"),
+        ({"unseen_domain": None}, "Unknown unseen domain: None. Known: emoji"),
+        ({"unseen_classes": ["gem", "unicorn"]}, "Unknown class: unicorn. Known: ball"),
+        ({"val_classes": ["unicorn"]}, "Unknown class: unicorn"),
+        ({"unseen_classes": ["gem"], "val_classes": ["gem"]}, "both unseen and for validation: gem"),
+        ({"unseen_classes": list(TOY_CLASSES[:4])}, "would be left to train on"),
+        ({"unseen_classes": []}, "leaves no image for: query, gallery"),
+        ({"gallery": "all"}, "Unknown gallery: all. Known: unseen, mixed"),
+        ({"gallery_domain": "sketch"}, "Unknown gallery domain: sketch. Known: emoji, outline, pixel"),
+        ({"protocol": "UcCDR", "query_domain": "emoji"}, "Unknown query domain: emoji. Known: outline, pixel"),
+        ({"holdout_fraction": 8}, "between 0 and 1"),
+    ],
+)
 def test_wrong_options(toy, options, message):
     with pytest.raises(UserError, match=message):
         make_split(toy, **options)
@@ -384,6 +398,7 @@ def test_table_of_a_split(toy):
 
 
 # ---- images, transforms, batches ---------------------------------------------------------------------------
+
 
 def test_images_carry_indices_into_the_folder_s_names(toy):
     rows = toy.rows(["sketch"], ["gem", "house"])
@@ -470,9 +485,9 @@ def test_a_batch_of_few_classes_holds_them_equally_in_every_domain(toy):
     seen = set()
     for batch in [*batches, *batches]:
         pairs = list(zip(toy.class_index[rows[batch]].tolist(), toy.domain_index[rows[batch]].tolist()))
-        assert len(set(pairs)) == 8 and all(pairs.count(pair) == 2 for pair in pairs)    # 2 classes x 4 domains
+        assert len(set(pairs)) == 8 and all(pairs.count(pair) == 2 for pair in pairs)  # 2 classes x 4 domains
         seen |= set(pairs)
-    assert len({name for name, _ in seen}) > 2                                            # the next has others
+    assert len({name for name, _ in seen}) > 2  # the next has others
     with pytest.raises(UserError, match="4 images of each domain cannot hold 3 classes.*domains share"):
         BalancedSampler(toy, rows, 16, torch.Generator(), classes_per_batch=3)
 

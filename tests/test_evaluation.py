@@ -1,4 +1,5 @@
 """Ranking and metrics against counting, scikit-learn and the released code; embedding; protocol tables."""
+
 import json
 import zlib
 from pathlib import Path
@@ -8,11 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from prosutils import evaluation
-from prosutils.config import Switches, UserError, load_preset
+from prosutils import evaluation, metrics
+from prosutils.config import Switches, load_preset
 from prosutils.domains import Images, inverted_domains
-from prosutils.evaluation import (embed, evaluate, evaluate_all, model_transform, query_metrics, rank,
-                                  retrieval_metrics)
+from prosutils.evaluation import embed, evaluate, evaluate_all, model_transform
+from prosutils.files import UserError
+from prosutils.metrics import query_metrics, rank, retrieval_metrics
 from prosutils.splits import make_split, protocol_splits
 
 
@@ -54,6 +56,7 @@ def brute_force(query, query_labels, gallery, gallery_labels, k, similarity, ap_
 
 # ---- metrics -----------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 @pytest.mark.parametrize("ap_norm", ["hits", "relevant"])
 @pytest.mark.parametrize("gallery", [250, 150, 30])  # above both cut-offs, between them, below both
@@ -77,14 +80,17 @@ def test_options_change_the_numbers():
 
 def test_map_over_the_whole_gallery_is_scikit_learn_s():
     query, query_labels, gallery, gallery_labels = random_case()
-    expected = [average_precision_score((gallery_labels == label).numpy(), scores) for scores, label
-                in zip(scores_one_by_one(query, gallery, "cosine"), query_labels)]
+    expected = [
+        average_precision_score((gallery_labels == label).numpy(), scores)
+        for scores, label in zip(scores_one_by_one(query, gallery, "cosine"), query_labels)
+    ]
     result = query_metrics(query, query_labels, gallery, gallery_labels)
     assert result["AP@all"].numpy() == pytest.approx(np.array(expected), abs=1e-5)
 
 
 def released_case():
     """Features on which the released code was run: 120 queries, 900 gallery images, 12 classes, width 32."""
+
     def draw(name, rows, std):
         rng = np.random.default_rng(zlib.crc32(f"metrics/small/{name}".encode()))
         return torch.from_numpy(np.float32(std) * rng.standard_normal((rows, 32), dtype=np.float32))
@@ -92,8 +98,12 @@ def released_case():
     centres = draw("centers", 12, 1.0)
     query_labels = torch.from_numpy(np.random.default_rng(1).integers(0, 12, 120))
     gallery_labels = torch.from_numpy(np.random.default_rng(2).integers(0, 12, 900))
-    return (centres[query_labels] + draw("q", 120, 1.6), query_labels,
-            centres[gallery_labels] + draw("g", 900, 1.6), gallery_labels)
+    return (
+        centres[query_labels] + draw("q", 120, 1.6),
+        query_labels,
+        centres[gallery_labels] + draw("g", 900, 1.6),
+        gallery_labels,
+    )
 
 
 def test_metrics_are_the_released_code_s():
@@ -110,7 +120,8 @@ def test_a_ranking_worked_out_by_hand():
     labels = [7, 3, 7, 7]
     result = query_metrics([[1.0, 0.0]], [7], gallery, labels, ks=(2, 3), ap_norm="hits")
     assert {name: float(value) for name, value in result.items()} == pytest.approx(
-        {"AP@3": (1 + 2 / 3) / 2, "Prec@3": 2 / 3, "AP@all": (1 + 2 / 3 + 3 / 4) / 3, "Prec@2": 1 / 2})
+        {"AP@3": (1 + 2 / 3) / 2, "Prec@3": 2 / 3, "AP@all": (1 + 2 / 3 + 3 / 4) / 3, "Prec@2": 1 / 2}
+    )
     result = query_metrics([[1.0, 0.0]], [7], gallery, labels, ks=(2,), ap_norm="relevant")
     assert float(result["AP@2"]) == pytest.approx(1 / 2)  # one hit of two possible
 
@@ -143,7 +154,7 @@ def test_rank_returns_the_best_first_with_their_scores(similarity):
 def test_blocks_do_not_change_the_numbers(monkeypatch):
     case = random_case()
     whole, (_, ranks) = query_metrics(*case), rank(case[0], case[2])
-    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
     for name, values in query_metrics(*case).items():
         assert torch.allclose(values, whole[name], atol=1e-6)
     assert torch.equal(rank(case[0], case[2])[1], ranks)
@@ -151,18 +162,19 @@ def test_blocks_do_not_change_the_numbers(monkeypatch):
 
 def test_memory_is_bounded_by_the_block(monkeypatch):
     """The largest tensor ever sorted or counted is one block, whatever the number of queries."""
-    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 2000)
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 2000)
     sizes = []
-    counted = evaluation._block_metrics
-    monkeypatch.setattr(evaluation, "_block_metrics",
-                        lambda hit, *options: sizes.append(hit.numel()) or counted(hit, *options))
+    counted = metrics._block_metrics
+    monkeypatch.setattr(
+        metrics, "_block_metrics", lambda hit, *options: sizes.append(hit.numel()) or counted(hit, *options)
+    )
     retrieval_metrics(*random_case(queries=100, gallery=300))
     assert max(sizes) <= 2000 and sum(sizes) == 100 * 300
 
 
 def test_rank_keeps_no_block_in_memory(monkeypatch):
     """A slice of a block is a view that holds all of it: with 22,500 queries and 36,600 images, 10 GB."""
-    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 2000)
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 2000)
     held, join = [], torch.cat
 
     def weighed(parts):
@@ -174,15 +186,18 @@ def test_rank_keeps_no_block_in_memory(monkeypatch):
     assert held == [100 * 5 * 4, 100 * 5 * 8]  # scores, index
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c[0].__setitem__((3, 0), float("nan")), "1 of 30 query features are not finite .* row 3"),
-    (lambda c: c[2].__setitem__((5, 1), float("inf")), "gallery features are not finite"),
-    (lambda c: c.__setitem__(0, c[0][:, :4]), "width 4, gallery features 8"),
-    (lambda c: c.__setitem__(1, c[1][:7]), "30 query features need one label each"),
-    (lambda c: c.__setitem__(3, c[3][:, None]), "250 gallery features need one label each"),
-    (lambda c: c.__setitem__(2, c[2][:0]), "gallery features are .number, width. with at least one row"),
-    (lambda c: c.__setitem__(0, c[0][0]), "query features are"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c[0].__setitem__((3, 0), float("nan")), "1 of 30 query features are not finite .* row 3"),
+        (lambda c: c[2].__setitem__((5, 1), float("inf")), "gallery features are not finite"),
+        (lambda c: c.__setitem__(0, c[0][:, :4]), "width 4, gallery features 8"),
+        (lambda c: c.__setitem__(1, c[1][:7]), "30 query features need one label each"),
+        (lambda c: c.__setitem__(3, c[3][:, None]), "250 gallery features need one label each"),
+        (lambda c: c.__setitem__(2, c[2][:0]), "gallery features are .number, width. with at least one row"),
+        (lambda c: c.__setitem__(0, c[0][0]), "query features are"),
+    ],
+)
 def test_wrong_features_and_labels(change, message):
     case = random_case()
     change(case)
@@ -190,18 +205,22 @@ def test_wrong_features_and_labels(change, message):
         retrieval_metrics(*case)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"similarity": "dot"}, "'cosine' or 'euclidean', not 'dot'"),
-    ({"ap_norm": "all"}, "'hits' or 'relevant', not 'all'"),
-    ({"ks": (0, 5)}, "1 or more"),
-    ({"ks": ()}, "1 or more"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"similarity": "dot"}, "'cosine' or 'euclidean', not 'dot'"),
+        ({"ap_norm": "all"}, "'hits' or 'relevant', not 'all'"),
+        ({"ks": (0, 5)}, "1 or more"),
+        ({"ks": ()}, "1 or more"),
+    ],
+)
 def test_wrong_options(options, message):
     with pytest.raises(UserError, match=message):
         retrieval_metrics(*random_case(), **options)
 
 
 # ---- embedding and protocols -------------------------------------------------------------------------------
+
 
 def test_embed_takes_tensors_datasets_and_pil_images(toy, toy_model):
     rows = toy.rows(["emoji"], ["gem", "house"])
@@ -235,19 +254,41 @@ def test_evaluate_is_the_metrics_of_the_split_s_rows(toy, toy_model):
     split = make_split(toy, gallery="mixed", unseen_classes=["gem", "house"], val_classes=["ball"], seed=4)
     table = evaluate(toy_model, split, extra={"shots": 16, "seed": 9})
     assert list(table.columns) == [
-        "method", "protocol", "unseen_domain", "gallery", "seed", "queries", "gallery_size",
-        "mAP@200", "Prec@200", "mAP@all", "Prec@100", "shots"]
+        "method",
+        "protocol",
+        "unseen_domain",
+        "gallery",
+        "seed",
+        "queries",
+        "gallery_size",
+        "mAP@200",
+        "Prec@200",
+        "mAP@all",
+        "Prec@100",
+        "shots",
+    ]
     row = table.iloc[0].to_dict()
-    expected = {"method": "Toy", "protocol": "UCDR", "gallery": "mixed", "unseen_domain": "sketch",
-                "seed": 9, "shots": 16}
+    expected = {
+        "method": "Toy",
+        "protocol": "UCDR",
+        "gallery": "mixed",
+        "unseen_domain": "sketch",
+        "seed": 9,
+        "shots": 16,
+    }
     assert len(table) == 1 and expected.items() <= row.items()
     assert row["queries"] == len(split.query) and row["gallery_size"] == len(split.gallery)
 
     def features(rows):
         return embed(toy_model, [toy.load(i) for i in rows])
 
-    expected = retrieval_metrics(features(split.query), toy.class_index[split.query],
-                                 features(split.gallery), toy.class_index[split.gallery], ap_norm="relevant")
+    expected = retrieval_metrics(
+        features(split.query),
+        toy.class_index[split.query],
+        features(split.gallery),
+        toy.class_index[split.gallery],
+        ap_norm="relevant",
+    )
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert 0 < row["mAP@all"] < 1
 
@@ -272,8 +313,9 @@ def test_released_polarity_inverts_sketches_only(toy, toy_model):
     released = Switches(polarity="released")
     for domain in ("sketch", "emoji"):
         rows = toy.rows([domain], ["gem"])
-        for (before, *_), (after, *_) in zip(Images(toy, rows, np.asarray),
-                                             Images(toy, rows, np.asarray, inverted_domains(released))):
+        for (before, *_), (after, *_) in zip(
+            Images(toy, rows, np.asarray), Images(toy, rows, np.asarray, inverted_domains(released))
+        ):
             assert np.array_equal(after, 255 - before if domain == "sketch" else before)
     split = make_split(toy, unseen_classes=["gem", "house"], val_classes=["ball"])
     tables = [evaluate(toy_model, split, switches) for switches in (released, Switches())]

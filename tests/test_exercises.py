@@ -1,4 +1,5 @@
 """The exercises: what a learner is told for a wrong answer, a broken one, a right one, and none."""
+
 import inspect
 import textwrap
 import time
@@ -7,21 +8,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import NOTEBOOKS, notebook_exercises
 from IPython.core.interactiveshell import InteractiveShell
 
-from conftest import NOTEBOOKS, notebook_exercises
-from prosutils import exercises, load_clip
-from prosutils.config import UserError
+from prosutils import load_clip
 from prosutils.domains import BalancedSampler, ImageDomains
+from prosutils.files import UserError
 from prosutils.simulator import PromptSimulator
-from prosutils.tasks_measuring import EXERCISES
+from prosutils.teaching import exercises
+from prosutils.teaching.tasks_training import EXERCISES
 
 IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exercises(path)]
 
 #: Exercise, a wrong answer (its body), words that the learner reads.
 WRONG = [
-    ("query_rows", "return ((domain_index == held_out) | torch.isin(class_index, unseen)).nonzero().flatten()",
-     "OR of an"),
+    (
+        "query_rows",
+        "return ((domain_index == held_out) | torch.isin(class_index, unseen)).nonzero().flatten()",
+        "OR of an",
+    ),
     ("query_rows", "return torch.where(domain_index == held_out)[0]", "queries of UdCDR"),
     ("query_rows", "return torch.where(torch.isin(class_index, unseen))[0]", "whatever its domain"),
     ("query_rows", "return torch.where((domain_index != held_out) & torch.isin(class_index, unseen))[0]", "is UcCDR"),
@@ -34,72 +39,163 @@ WRONG = [
     ("keep_out", "return order[int((1 - fraction) * len(order)):]", "from the end"),
     ("keep_out", "return order.sort()[0][:len(order) - int((1 - fraction) * len(order))]", "sorted"),
     ("balanced_batch", "return order[:len(set(domain_index.tolist())) * per_domain]", "plain shuffle"),
-    ("balanced_batch", "return torch.cat([torch.where(domain_index == i)[0][:per_domain]\n"
-                       "                  for i in sorted(set(domain_index.tolist()))])",
-     "every batch would be the same"),
-    ("balanced_batch", "return torch.cat([torch.where(domain_index[order] == i)[0][:per_domain]\n"
-                       "                  for i in sorted(set(domain_index.tolist()))])", "places in `order`"),
-    ("balanced_batch", "return torch.cat([order[domain_index == i][:per_domain]\n"
-                       "                  for i in sorted(set(domain_index.tolist()))])", "another order"),
-    ("balanced_batch", "return torch.stack([order[domain_index[order] == i][:per_domain]\n"
-                       "                    for i in sorted(set(domain_index.tolist()))])", "one line for each domain"),
-    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1) + positions[0]\n"
-                        "return torch.cat([first, prompts + positions[1:3], patches + positions[1:]], 1)",
-     "`positions[1:3]`. Compare"),
-    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1)\n"
-                        "return torch.cat([torch.cat([first, prompts], 1) + positions[0], patches + positions[1:]], 1)",
-     "the class token's positional embedding"),
-    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1)\n"
-                        "x = torch.cat([first, patches], 1) + positions\n"
-                        "return torch.cat([prompts, x], 1)", "before the class token"),
-    ("stage1_sequence", "first = class_token.repeat(len(patches), 1, 1)\n"
-                        "return torch.cat([torch.cat([first, patches], 1) + positions, prompts], 1)",
-     "behind the patches"),
-    ("stage1_sequence", "return torch.cat([class_token.repeat(len(patches), 1, 1), prompts, patches], 1)",
-     "Nothing in your"),
+    (
+        "balanced_batch",
+        "return torch.cat([torch.where(domain_index == i)[0][:per_domain]\n"
+        "                  for i in sorted(set(domain_index.tolist()))])",
+        "every batch would be the same",
+    ),
+    (
+        "balanced_batch",
+        "return torch.cat([torch.where(domain_index[order] == i)[0][:per_domain]\n"
+        "                  for i in sorted(set(domain_index.tolist()))])",
+        "places in `order`",
+    ),
+    (
+        "balanced_batch",
+        "return torch.cat([order[domain_index == i][:per_domain]\n"
+        "                  for i in sorted(set(domain_index.tolist()))])",
+        "another order",
+    ),
+    (
+        "balanced_batch",
+        "return torch.stack([order[domain_index[order] == i][:per_domain]\n"
+        "                    for i in sorted(set(domain_index.tolist()))])",
+        "one line for each domain",
+    ),
+    (
+        "stage1_sequence",
+        "first = class_token.repeat(len(patches), 1, 1) + positions[0]\n"
+        "return torch.cat([first, prompts + positions[1:3], patches + positions[1:]], 1)",
+        "`positions[1:3]`. Compare",
+    ),
+    (
+        "stage1_sequence",
+        "first = class_token.repeat(len(patches), 1, 1)\n"
+        "return torch.cat([torch.cat([first, prompts], 1) + positions[0], patches + positions[1:]], 1)",
+        "the class token's positional embedding",
+    ),
+    (
+        "stage1_sequence",
+        "first = class_token.repeat(len(patches), 1, 1)\n"
+        "x = torch.cat([first, patches], 1) + positions\n"
+        "return torch.cat([prompts, x], 1)",
+        "before the class token",
+    ),
+    (
+        "stage1_sequence",
+        "first = class_token.repeat(len(patches), 1, 1)\n"
+        "return torch.cat([torch.cat([first, patches], 1) + positions, prompts], 1)",
+        "behind the patches",
+    ),
+    (
+        "stage1_sequence",
+        "return torch.cat([class_token.repeat(len(patches), 1, 1), prompts, patches], 1)",
+        "Nothing in your",
+    ),
     ("stage1_sequence", "return torch.cat([prompts, patches + positions[1:]], 1)", "class token is missing"),
     ("own_units", "return torch.stack([class_units[class_index], domain_units[domain_index]], 1)", "wrong order"),
-    ("own_units", "keep = torch.zeros(len(domain_index), len(domain_units) + len(class_units), 1)\n"
-                  "for b, (d, y) in enumerate(zip(domain_index, class_index)):\n"
-                  "    keep[b, d] = keep[b, len(domain_units) + y] = 1\n"
-                  "return keep * torch.cat([domain_units, class_units])", "A zero is still a token"),
+    (
+        "own_units",
+        "keep = torch.zeros(len(domain_index), len(domain_units) + len(class_units), 1)\n"
+        "for b, (d, y) in enumerate(zip(domain_index, class_index)):\n"
+        "    keep[b, d] = keep[b, len(domain_units) + y] = 1\n"
+        "return keep * torch.cat([domain_units, class_units])",
+        "A zero is still a token",
+    ),
     ("own_units", "return torch.hstack([domain_units[domain_index], class_units[class_index]])", "end to end"),
-    ("own_units", "return torch.stack([domain_units[domain_index], class_units[class_index]])",
-     "axis is the kind of unit"),
+    (
+        "own_units",
+        "return torch.stack([domain_units[domain_index], class_units[class_index]])",
+        "axis is the kind of unit",
+    ),
     ("class_loss", "return F.cross_entropy(features @ texts.T / temperature, class_index)", "long vectors win"),
-    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2)\n"
-                   "return F.cross_entropy(c, class_index)", "temperature is missing"),
-    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2)\n"
-                   "return F.cross_entropy(temperature * c, class_index)", "Divide"),
-    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2) / temperature\n"
-                   "return F.cross_entropy(c, class_index) * len(c)", "sum over the batch"),
-    ("class_loss", "c = F.cosine_similarity(features[:, None], texts[None], dim=2) / temperature\n"
-                   "return F.cross_entropy(F.softmax(c, 1), class_index)", "softmax before"),
-    ("class_loss", "return F.cross_entropy(F.normalize(features) @ texts.T / temperature, class_index)",
-     "not the texts"),
-    ("reverse_mask", "u = torch.zeros(len(domain_index), len(domain_units) + len(class_units), domain_units.shape[1])\n"
-                     "for b, (d, y) in enumerate(zip(domain_index, class_index)):\n"
-                     "    u[b, d], u[b, len(domain_units) + y] = domain_units[d], class_units[y]\n"
-                     "return u", "stage 1's mask"),
-    ("reverse_mask", "return torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)",
-     "no unit to zero"),
-    ("reverse_mask", "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
-                     "u[range(len(u)), domain_index] = 0\nreturn u", "class's unit is still there"),
-    ("reverse_mask", "P, S = domain_units.clone(), class_units.clone()\nP[domain_index] = 0\nS[class_index] = 0\n"
-                     "return torch.cat([P, S]).repeat(len(domain_index), 1, 1)", "as soon as one picture"),
-    ("reverse_mask", "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
-                     "u[range(len(u)), domain_index] = 0\nu[range(len(u)), class_index] = 0\nreturn u", "used row y"),
-    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
-                        "return torch.cat([t, units + positions[0], patches + positions[1:]], 1)",
-     "units got positional"),
-    ("simulator_input", "return torch.cat([templates.repeat(len(units), 1, 1), units, patches], 1)",
-     "Theirs is `positions[1:]`"),
-    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
-                        "return torch.cat([t, units, patches + positions[:patches.shape[1]]], 1)", "shifted"),
-    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
-                        "return torch.cat([units, patches + positions[1:], t], 1)", "come last"),
-    ("simulator_input", "t = templates.repeat(len(units), 1, 1)\n"
-                        "return torch.cat([t, patches + positions[1:], units], 1)", "before the units"),
+    (
+        "class_loss",
+        "c = F.cosine_similarity(features[:, None], texts[None], dim=2)\nreturn F.cross_entropy(c, class_index)",
+        "temperature is missing",
+    ),
+    (
+        "class_loss",
+        "c = F.cosine_similarity(features[:, None], texts[None], dim=2)\n"
+        "return F.cross_entropy(temperature * c, class_index)",
+        "Divide",
+    ),
+    (
+        "class_loss",
+        "c = F.cosine_similarity(features[:, None], texts[None], dim=2) / temperature\n"
+        "return F.cross_entropy(c, class_index) * len(c)",
+        "sum over the batch",
+    ),
+    (
+        "class_loss",
+        "c = F.cosine_similarity(features[:, None], texts[None], dim=2) / temperature\n"
+        "return F.cross_entropy(F.softmax(c, 1), class_index)",
+        "softmax before",
+    ),
+    (
+        "class_loss",
+        "return F.cross_entropy(F.normalize(features) @ texts.T / temperature, class_index)",
+        "not the texts",
+    ),
+    (
+        "reverse_mask",
+        "u = torch.zeros(len(domain_index), len(domain_units) + len(class_units), domain_units.shape[1])\n"
+        "for b, (d, y) in enumerate(zip(domain_index, class_index)):\n"
+        "    u[b, d], u[b, len(domain_units) + y] = domain_units[d], class_units[y]\n"
+        "return u",
+        "stage 1's mask",
+    ),
+    (
+        "reverse_mask",
+        "return torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)",
+        "no unit to zero",
+    ),
+    (
+        "reverse_mask",
+        "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
+        "u[range(len(u)), domain_index] = 0\nreturn u",
+        "class's unit is still there",
+    ),
+    (
+        "reverse_mask",
+        "P, S = domain_units.clone(), class_units.clone()\nP[domain_index] = 0\nS[class_index] = 0\n"
+        "return torch.cat([P, S]).repeat(len(domain_index), 1, 1)",
+        "as soon as one picture",
+    ),
+    (
+        "reverse_mask",
+        "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
+        "u[range(len(u)), domain_index] = 0\nu[range(len(u)), class_index] = 0\nreturn u",
+        "used row y",
+    ),
+    (
+        "simulator_input",
+        "t = templates.repeat(len(units), 1, 1)\n"
+        "return torch.cat([t, units + positions[0], patches + positions[1:]], 1)",
+        "units got positional",
+    ),
+    (
+        "simulator_input",
+        "return torch.cat([templates.repeat(len(units), 1, 1), units, patches], 1)",
+        "Theirs is `positions[1:]`",
+    ),
+    (
+        "simulator_input",
+        "t = templates.repeat(len(units), 1, 1)\n"
+        "return torch.cat([t, units, patches + positions[:patches.shape[1]]], 1)",
+        "shifted",
+    ),
+    (
+        "simulator_input",
+        "t = templates.repeat(len(units), 1, 1)\nreturn torch.cat([units, patches + positions[1:], t], 1)",
+        "come last",
+    ),
+    (
+        "simulator_input",
+        "t = templates.repeat(len(units), 1, 1)\nreturn torch.cat([t, patches + positions[1:], units], 1)",
+        "before the units",
+    ),
     ("read_out", "return norm(tokens)[:, -2:] @ project", "last two positions"),
     ("read_out", "return norm(tokens)[:, 1:3] @ project", "no class token"),
     ("read_out", "return tokens[:, :2] @ project", "norm is missing"),
@@ -107,91 +203,183 @@ WRONG = [
     ("read_out", "return norm(tokens @ project)[:, :2]", "before the layer norm"),
     ("read_out", "return F.linear(norm(tokens[:, :2]), project)", "transposed"),
     ("rank_by_cosine", "return (query @ gallery.T).topk(k, 1).indices", "plain product"),
-    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).argsort(1)[:, :k]",
-     "begins with the worst"),
+    (
+        "rank_by_cosine",
+        "return (F.normalize(query) @ F.normalize(gallery).T).argsort(1)[:, :k]",
+        "begins with the worst",
+    ),
     ("rank_by_cosine", "return torch.cdist(query, gallery).argsort(1)[:, :k]", "distance"),
     ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[0]", "return the cosines"),
     ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[1].T", "lies on its side"),
-    ("average_precision", "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
-                          "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / max(1, len(ranks))",
-     "released code"),
-    ("average_precision", "ranks = torch.where(hits[:k])[0] + 1\n"
-                          "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / max(1, int(hits.sum()))",
-     "all relevant pictures"),
-    ("average_precision", "ranks = torch.where(hits[:k])[0] + 1\n"
-                          "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / k", "divided by k"),
+    (
+        "average_precision",
+        "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
+        "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / max(1, len(ranks))",
+        "released code",
+    ),
+    (
+        "average_precision",
+        "ranks = torch.where(hits[:k])[0] + 1\n"
+        "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / max(1, int(hits.sum()))",
+        "all relevant pictures",
+    ),
+    (
+        "average_precision",
+        "ranks = torch.where(hits[:k])[0] + 1\nreturn sum((i + 1) / int(r) for i, r in enumerate(ranks)) / k",
+        "divided by k",
+    ),
     ("average_precision", "return hits[:k].float().mean().item()", "precision at k"),
-    ("average_precision", "p = hits[:k].cumsum(0) / torch.arange(1, len(hits[:k]) + 1)\n"
-                          "return p[hits[:k]].sum() / hits.sum().clamp(max=k)", "should score 0"),
+    (
+        "average_precision",
+        "p = hits[:k].cumsum(0) / torch.arange(1, len(hits[:k]) + 1)\n"
+        "return p[hits[:k]].sum() / hits.sum().clamp(max=k)",
+        "should score 0",
+    ),
     ("bootstrap_interval", "return np.percentile((ours - theirs)[drawn], [2.5, 97.5])", "single differences"),
     ("bootstrap_interval", "return np.quantile((theirs - ours)[drawn].mean(1), [0.025, 0.975])", "wrong way round"),
-    ("bootstrap_interval", "a, b = (np.quantile(x[drawn].mean(1), [0.025, 0.975]) for x in (ours, theirs))\n"
-                           "return a - b", "Pair first"),
+    (
+        "bootstrap_interval",
+        "a, b = (np.quantile(x[drawn].mean(1), [0.025, 0.975]) for x in (ours, theirs))\nreturn a - b",
+        "Pair first",
+    ),
     ("bootstrap_interval", "return np.quantile((ours - theirs)[drawn].mean(1), [0.05, 0.95])", "90 %"),
-    ("nearest_purity", "x = F.normalize(features)\nn = (x @ x.T).topk(k).indices\n"
-                       "return (labels[n] == labels[:, None]).float().mean().item()", "counts itself"),
-    ("nearest_purity", "x = F.normalize(features)\nn = (x @ x.T).topk(k + 1).indices\n"
-                       "return (labels[n] == labels[:, None]).float().mean().item()", "k + 1 pictures"),
-    ("nearest_purity", "c = features @ features.T\nc.fill_diagonal_(-1e9)\n"
-                       "return (labels[c.topk(k).indices] == labels[:, None]).float().mean().item()", "plain product"),
-    ("nearest_purity", "c = torch.cdist(features, features)\nc.fill_diagonal_(1e9)\n"
-                       "n = c.topk(k, largest=False).indices\n"
-                       "return (labels[n] == labels[:, None]).float().mean().item()", "distance"),
+    (
+        "nearest_purity",
+        "x = F.normalize(features)\nn = (x @ x.T).topk(k).indices\n"
+        "return (labels[n] == labels[:, None]).float().mean().item()",
+        "counts itself",
+    ),
+    (
+        "nearest_purity",
+        "x = F.normalize(features)\nn = (x @ x.T).topk(k + 1).indices\n"
+        "return (labels[n] == labels[:, None]).float().mean().item()",
+        "k + 1 pictures",
+    ),
+    (
+        "nearest_purity",
+        "c = features @ features.T\nc.fill_diagonal_(-1e9)\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean().item()",
+        "plain product",
+    ),
+    (
+        "nearest_purity",
+        "c = torch.cdist(features, features)\nc.fill_diagonal_(1e9)\n"
+        "n = c.topk(k, largest=False).indices\n"
+        "return (labels[n] == labels[:, None]).float().mean().item()",
+        "distance",
+    ),
     ("purity_by_chance", "return 1 / len(set(labels.tolist()))", "divided 1 by"),
     ("purity_by_chance", "return (torch.bincount(labels) / len(labels)).square().sum()", "among its own neighbours"),
     ("purity_by_chance", "return torch.bincount(labels).max() / len(labels)", "largest group"),
     ("purity_by_chance", "n = torch.bincount(labels)\nreturn ((n[labels] - 1) / len(labels)).mean()", "not below"),
-    ("neighbours_kept", "x = F.normalize(features)\na = (x @ x.T).topk(k).indices\n"
-                        "b = torch.cdist(points, points).topk(k, largest=False).indices\n"
-                        "return (b[:, :, None] == a[:, None]).any(2).float().mean()", "some agreement is sure"),
-    ("neighbours_kept", "def near(x):\n    x = F.normalize(x)\n    return (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
-                        "return (near(points)[:, :, None] == near(features)[:, None]).any(2).float().mean()", "by cosine. There"),
-    ("neighbours_kept", "def near(x):\n    return torch.cdist(x, x).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
-                        "return (near(points)[:, :, None] == near(features)[:, None]).any(2).float().mean()", "in the space by distance"),
-    ("neighbours_kept", "a = (features @ features.T).fill_diagonal_(-1e9).topk(k).indices\n"
-                        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
-                        "return (b[:, :, None] == a[:, None]).any(2).float().mean()", "plain product for the cosine"),
-    ("neighbours_kept", "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
-                        "b = torch.cdist(points, points).fill_diagonal_(-1).topk(k).indices\n"
-                        "return (b[:, :, None] == a[:, None]).any(2).float().mean()", "farthest on the map"),
-    ("neighbours_kept", "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
-                        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
-                        "return (a == b).float().mean()", "rank by rank"),
+    (
+        "neighbours_kept",
+        "x = F.normalize(features)\na = (x @ x.T).topk(k).indices\n"
+        "b = torch.cdist(points, points).topk(k, largest=False).indices\n"
+        "return (b[:, :, None] == a[:, None]).any(2).float().mean()",
+        "some agreement is sure",
+    ),
+    (
+        "neighbours_kept",
+        "def near(x):\n    x = F.normalize(x)\n    return (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+        "return (near(points)[:, :, None] == near(features)[:, None]).any(2).float().mean()",
+        "by cosine. There",
+    ),
+    (
+        "neighbours_kept",
+        "def near(x):\n    return torch.cdist(x, x).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+        "return (near(points)[:, :, None] == near(features)[:, None]).any(2).float().mean()",
+        "in the space by distance",
+    ),
+    (
+        "neighbours_kept",
+        "a = (features @ features.T).fill_diagonal_(-1e9).topk(k).indices\n"
+        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+        "return (b[:, :, None] == a[:, None]).any(2).float().mean()",
+        "plain product for the cosine",
+    ),
+    (
+        "neighbours_kept",
+        "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+        "b = torch.cdist(points, points).fill_diagonal_(-1).topk(k).indices\n"
+        "return (b[:, :, None] == a[:, None]).any(2).float().mean()",
+        "farthest on the map",
+    ),
+    (
+        "neighbours_kept",
+        "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+        "return (a == b).float().mean()",
+        "rank by rank",
+    ),
 ]
 
 #: Exercise, a whole cell that is broken, words that the learner reads.
 BROKEN = {
-    "syntax error": ("own_units", "def own_units(domain_units, class_units, domain_index, class_index)\n    return 1",
-                     "Line 2 is not valid Python (expected ':'): `def own_units("),
-    "exception in the cell": ("own_units", "import torch\ntorch.nothing",
-     "Line 3 stops with an AttributeError: `torch.nothing`"),
+    "syntax error": (
+        "own_units",
+        "def own_units(domain_units, class_units, domain_index, class_index)\n    return 1",
+        "Line 2 is not valid Python (expected ':'): `def own_units(",
+    ),
+    "exception in the cell": (
+        "own_units",
+        "import torch\ntorch.nothing",
+        "Line 3 stops with an AttributeError: `torch.nothing`",
+    ),
     "no function": ("own_units", "x = 1", "defines no function `own_units`: keep its first line"),
     "no function but a value": ("own_units", "own_units = 3", "is an int, not a function"),
     "function deleted": ("own_units", "del own_units", "is a NoneType, not a function"),
     "other arguments": ("read_out", "def read_out(tokens):\n    return tokens", "cannot be called"),
-    "exception": ("stage1_sequence", "def stage1_sequence(class_token, positions, prompts, patches):\n"
-                                     "    x = torch.cat([prompts, patches], 1)\n    return x + positions",
-                  "Line 4 stops with a RuntimeError: `return x + positions`"),
-    "no return": ("read_out", "def read_out(tokens, norm, project):\n    norm(tokens[:, :2]) @ project",
-     "returns nothing"),
-    "wrong type": ("own_units", "def own_units(domain_units, class_units, domain_index, class_index):\n"
-                                "    return [domain_units[domain_index], class_units[class_index]]",
-                   "returns a list. Wanted is a tensor"),
-    "wrong type for a number": ("average_precision", "def average_precision(hits, k):\n    return '0.5'",
-                                "returns a str. Wanted is a single number"),
-    "wrong shape": ("rank_by_cosine", "def rank_by_cosine(query, gallery, k):\n    return torch.zeros(4, 7)",
-                    "has the shape [4, 7]; for these inputs it should be [4, 5]: [Q, k]"),
-    "wrong kind of number": ("query_rows", "def query_rows(domain_index, class_index, held_out, unseen):\n"
-                                           "    wanted = (domain_index == held_out) & torch.isin(class_index, unseen)\n"
-                                           "    return torch.where(wanted)[0].float()",
-     "torch.float32; they should be torch.int64"),
-    "NaN": ("read_out", "def read_out(tokens, norm, project):\n    return norm(tokens[:, :2]) @ project / 0 * 0",
-            "48 of 48 numbers of your result are not finite"),
-    "change in place": ("reverse_mask", "def reverse_mask(domain_units, class_units, domain_index, class_index):\n"
-                                        "    class_units[class_index] = 0\n    return class_units",
-                        "changes its input `class_units`"),
-    "other numbers": ("read_out", "def read_out(tokens, norm, project):\n    return 2 * norm(tokens[:, :2]) @ project",
-                      "48 of 48 numbers differ, the first at [0, 0, 0]: yours"),
+    "exception": (
+        "stage1_sequence",
+        "def stage1_sequence(class_token, positions, prompts, patches):\n"
+        "    x = torch.cat([prompts, patches], 1)\n    return x + positions",
+        "Line 4 stops with a RuntimeError: `return x + positions`",
+    ),
+    "no return": (
+        "read_out",
+        "def read_out(tokens, norm, project):\n    norm(tokens[:, :2]) @ project",
+        "returns nothing",
+    ),
+    "wrong type": (
+        "own_units",
+        "def own_units(domain_units, class_units, domain_index, class_index):\n"
+        "    return [domain_units[domain_index], class_units[class_index]]",
+        "returns a list. Wanted is a tensor",
+    ),
+    "wrong type for a number": (
+        "average_precision",
+        "def average_precision(hits, k):\n    return '0.5'",
+        "returns a str. Wanted is a single number",
+    ),
+    "wrong shape": (
+        "rank_by_cosine",
+        "def rank_by_cosine(query, gallery, k):\n    return torch.zeros(4, 7)",
+        "has the shape [4, 7]; for these inputs it should be [4, 5]: [Q, k]",
+    ),
+    "wrong kind of number": (
+        "query_rows",
+        "def query_rows(domain_index, class_index, held_out, unseen):\n"
+        "    wanted = (domain_index == held_out) & torch.isin(class_index, unseen)\n"
+        "    return torch.where(wanted)[0].float()",
+        "torch.float32; they should be torch.int64",
+    ),
+    "NaN": (
+        "read_out",
+        "def read_out(tokens, norm, project):\n    return norm(tokens[:, :2]) @ project / 0 * 0",
+        "48 of 48 numbers of your result are not finite",
+    ),
+    "change in place": (
+        "reverse_mask",
+        "def reverse_mask(domain_units, class_units, domain_index, class_index):\n"
+        "    class_units[class_index] = 0\n    return class_units",
+        "changes its input `class_units`",
+    ),
+    "other numbers": (
+        "read_out",
+        "def read_out(tokens, norm, project):\n    return 2 * norm(tokens[:, :2]) @ project",
+        "48 of 48 numbers differ, the first at [0, 0, 0]: yours",
+    ),
 }
 
 
@@ -204,14 +392,17 @@ def written(name, body):
 @pytest.fixture
 def submit(capsys):
     """What the learner is told for a cell, as one line, and the namespace afterwards."""
+
     def submit(name, cell):
         namespace = {"torch": torch, "F": F, "np": np}
         exercises.run_cell(name, cell, namespace)
         return " ".join(capsys.readouterr().out.split()), namespace
+
     return submit
 
 
 # ---- what the learner is told ------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name, body, words", WRONG, ids=[f"{name}: {words}" for name, _, words in WRONG])
 def test_wrong_answer_gets_its_own_message(submit, name, body, words):
@@ -252,9 +443,16 @@ def test_empty_answer_is_not_solved(submit, body):
 
 
 def test_corner_that_fails_beside_a_mistake_does_not_hide_it(submit):
-    told, _ = submit("average_precision", written("average_precision", (
-        "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
-        "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / len(ranks)")))       # 0 / 0 without a hit
+    told, _ = submit(
+        "average_precision",
+        written(
+            "average_precision",
+            (
+                "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
+                "return sum((i + 1) / int(r) for i, r in enumerate(ranks)) / len(ranks)"
+            ),
+        ),
+    )  # 0 / 0 without a hit
     assert "released code" in told
 
 
@@ -279,6 +477,7 @@ def test_check_returns_the_function_to_go_on_with(capsys):
 
 
 # ---- right answers -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_right_answer_is_right_within_a_second(name):
@@ -346,6 +545,7 @@ def test_neighbours_kept_is_what_a_loop_counts():
 
 # ---- the notebooks -----------------------------------------------------------------------------------------
 
+
 def test_every_exercise_stands_in_one_notebook():
     assert [found.name for _, found in IN_NOTEBOOKS] == list(EXERCISES)
     for path in NOTEBOOKS:
@@ -356,7 +556,7 @@ def test_every_exercise_stands_in_one_notebook():
 def shell(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     shell = InteractiveShell()
-    shell.run_cell("%load_ext prosutils.exercises")
+    shell.run_cell("%load_ext prosutils.teaching.exercises")
     return shell
 
 

@@ -1,4 +1,5 @@
 """From a preset to a trained model: trained once, kept, and found again, also by two notebooks at a time."""
+
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ def test_other_training_pictures_train_anew(toy_folder, tmp_path):
     added = shutil.copy(picture, picture.with_name("new.png"))
     other, _ = prepared(folder, artifacts).fit("heads", progress=False)
     assert not torch.equal(first.clip.model.visual.proj, other.clip.model.visual.proj)
-    shutil.copy(folder / "sketch" / "gem" / "0.png", folder / "sketch" / "gem" / "new.png")     # a query more
+    shutil.copy(folder / "sketch" / "gem" / "0.png", folder / "sketch" / "gem" / "new.png")  # a query more
     again, _ = prepared(folder, artifacts).fit("heads", progress=False)
     assert torch.equal(other.clip.model.visual.proj, again.clip.model.visual.proj)
     added.unlink()
@@ -72,7 +73,7 @@ def test_what_ships_is_the_presets_model_and_as_good_as_its_history_says(tmp_pat
     for method in ("pros", "heads"):
         model, history = run.fit(method, shipped=True)
         value = mean_average_precision(model, run.data, run.split.val_query, run.split.val_gallery)
-        assert value == pytest.approx(history["val_mAP@200"].max(), abs=2e-3)      # bfloat16 elsewhere, float32 here
+        assert value == pytest.approx(history["val_mAP@200"].max(), abs=2e-3)  # bfloat16 elsewhere, float32 here
     for other in (run.fit, experiment.prepare(load_preset("mini", seed=1), artifacts=tmp_path, progress=False).fit):
         with pytest.raises(pytest.fail.Exception):
-            other("heads", shipped=other != run.fit)        # neither unasked nor for another run
+            other("heads", shipped=other != run.fit)  # neither unasked nor for another run

@@ -1,4 +1,5 @@
 """Fetching the benchmarks: small archives of the published shape, served by a local server, and every bad input."""
+
 import hashlib
 import http.server
 import json
@@ -12,9 +13,9 @@ from pathlib import Path
 import py7zr
 import pytest
 
-from prosutils.benchmarks import load_benchmark
-from prosutils.config import UserError
+from prosutils.files import UserError
 from prosutils.image_files import list_files
+from prosutils.published import load_benchmark
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts"))
 import fetch_benchmark as fetcher  # noqa: E402
@@ -39,7 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        self.wfile.write(content[start:][:self.limit])
+        self.wfile.write(content[start:][: self.limit])
 
     def log_message(self, *_):
         pass
@@ -81,6 +82,7 @@ def folders_in_archive(name):
 @pytest.fixture
 def published(server, tmp_path, monkeypatch):
     """A function that serves a benchmark in miniature at the addresses of the table, with its checksums."""
+
     def serve(name):
         source = json.loads(json.dumps(fetcher.SOURCES[name]))
         for archive in source["archives"]:
@@ -95,17 +97,21 @@ def published(server, tmp_path, monkeypatch):
                 zipped(path, [*names, "__MACOSX/x", "list.txt"])
             content = path.read_bytes()
             server.files[f"/{path.name}"] = content
-            archive |= {"urls": [f"{server.url}/gone/{path.name}", f"{server.url}/{path.name}"], "bytes": len(content),
-                        "sha256": hashlib.sha256(content).hexdigest()}
+            archive |= {
+                "urls": [f"{server.url}/gone/{path.name}", f"{server.url}/{path.name}"],
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
         monkeypatch.setitem(fetcher.SOURCES, name, source)
         return source
+
     return serve
 
 
 @pytest.fixture
 def any_number(monkeypatch):
     """Miniatures count as complete: only classes and domains are asked for."""
-    monkeypatch.setattr("prosutils.benchmarks.COMPLETE", 0)
+    monkeypatch.setattr("prosutils.published.COMPLETE", 0)
 
 
 def said(capsys, *arguments):
@@ -123,17 +129,17 @@ def test_a_benchmark_is_fetched_laid_out_and_complete(name, published, any_numbe
     fetcher.main([name, "--to", str(target)])
     assert f"{target} is complete" in capsys.readouterr().out
     benchmark = load_benchmark(name)
-    counts = fetcher.count_images(target, str)                 # folder names as they are: repaired
+    counts = fetcher.count_images(target, str)  # folder names as they are: repaired
     assert set(counts.columns) == set(benchmark.images)
     assert set(counts.index) == {x for names in benchmark.classes.values() for x in names}
     assert (counts == 1).all(axis=None)
     assert not [path for path in target.iterdir() if path.name.startswith(".")]
-    fetcher.main([name, "--to", str(target)])                  # nothing left to do
+    fetcher.main([name, "--to", str(target)])  # nothing left to do
     assert "0 of" in capsys.readouterr().out
 
 
 def test_pacs_has_two_layouts(tmp_path, any_number):
-    archive, = fetcher.SOURCES["pacs"]["archives"]
+    (archive,) = fetcher.SOURCES["pacs"]["archives"]
     for top in ("kfold", "pacs/images"):
         names = [f"{top}/{domain}/{x}/1.jpg" for domain in load_benchmark("pacs").images for x in ("dog", "house")]
         target = tmp_path / top.replace("/", "-")
@@ -145,8 +151,12 @@ def test_pacs_has_two_layouts(tmp_path, any_number):
 def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path, monkeypatch):
     content = os.urandom(3_000_000)
     server.files["/a.zip"], server.limit = content, 1_000_000
-    archive = {"file": "a.zip", "urls": [f"{server.url}/a.zip"], "bytes": len(content),
-               "sha256": hashlib.sha256(content).hexdigest()}
+    archive = {
+        "file": "a.zip",
+        "urls": [f"{server.url}/a.zip"],
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     real = fetcher.gdown.download
     monkeypatch.setattr(fetcher.gdown, "download", lambda *a, **k: real(*a, **(k | {"retries": 0})))
     with pytest.raises(UserError, match="could not be downloaded(?s:.*)fetch it in a browser(?s:.*)the page"):
@@ -160,9 +170,13 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path, monk
 @pytest.mark.parametrize("change, message", [(b"other content!", "14 bytes, not 13"), (b"other content", "SHA-256")])
 def test_a_wrong_file_is_refused(server, tmp_path, change, message):
     server.files["/a.zip"] = change
-    archive = {"file": "a.zip", "urls": [f"{server.url}/a.zip"], "bytes": 13,
-               "sha256": hashlib.sha256(b"right content").hexdigest()}
-    for _ in range(2):                                         # and again: a file that is there is verified too
+    archive = {
+        "file": "a.zip",
+        "urls": [f"{server.url}/a.zip"],
+        "bytes": 13,
+        "sha256": hashlib.sha256(b"right content").hexdigest(),
+    }
+    for _ in range(2):  # and again: a file that is there is verified too
         with pytest.raises(UserError, match=f"{message}(?s:.*)Delete it"):
             fetcher.download(archive, tmp_path)
 
@@ -212,9 +226,9 @@ def test_a_half_unpacked_archive_is_unpacked_again(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(fetcher, "lay_out", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         fetcher.unpack(path, {"png": "sketches"}, target, str)
-    assert not list(target.iterdir())                          # interrupted: nothing is half there
+    assert not list(target.iterdir())  # interrupted: nothing is half there
     monkeypatch.undo()
-    (target / ".a.zip.part" / "raw").mkdir(parents=True)       # killed: the part is there, the domain is not
+    (target / ".a.zip.part" / "raw").mkdir(parents=True)  # killed: the part is there, the domain is not
     fetcher.unpack(path, {"png": "sketches"}, target, str)
     assert "half unpacked" in capsys.readouterr().out
     assert len(list((target / "sketches" / "ant").iterdir())) == 5

@@ -1,4 +1,5 @@
 """Grids of runs: every case runs, an interrupted grid goes on, and the summary says what the rows say."""
+
 from pathlib import Path
 
 import pandas as pd
@@ -6,8 +7,19 @@ import pytest
 import torch
 
 from prosutils import UserError, load_preset, make_split
-from prosutils.grid import (GRIDS, RATES, by_training, choose, find_case, markdown, measure, merged, run_grid, summary,
-                            with_held_out_domain)
+from prosutils.grid import (
+    GRIDS,
+    RATES,
+    by_training,
+    choose,
+    find_case,
+    markdown,
+    measure,
+    merged,
+    run_grid,
+    summary,
+    with_held_out_domain,
+)
 
 SHORT = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=1, batch_size=6))
 PARTS = {"DePro (both)", "DePro (x1)", "DePro (x2)"}
@@ -30,7 +42,7 @@ def test_every_case_has_its_rows(table):
     assert (rows.groupby("method").size() == 4).all()
     images = rows.groupby("method").images.min()
     assert images["Zero-shot CLIP"] == 0 and images["VPT + heads"] > 0
-    assert not (table.parent / "grid").exists() or not any((table.parent / "grid").iterdir())      # models are not kept
+    assert not (table.parent / "grid").exists() or not any((table.parent / "grid").iterdir())  # models are not kept
 
 
 def test_coop_retrieves_like_zero_shot_clip(table):
@@ -64,10 +76,10 @@ def test_the_oracle_trains_on_the_held_out_domain_but_not_on_unseen_classes(toy,
     assert len(oracle.train) == len(split.train) + len(extra)
     assert torch.equal(oracle.query, split.query) and oracle.train_domains == toy.domains
     name = "Heads only, held-out domain trained too"
-    (training, names), = by_training([(name, "sketch", 0)], "mini", SHORT).items()
+    ((training, names),) = by_training([(name, "sketch", 0)], "mini", SHORT).items()
     assert training.oracle and names == [name]
     rows = measure(training, names, tmp_path, toy_folder)
-    assert set(rows.protocol) == {"UCDR", "UcCDR"}            # UdCDR would ask with images that were trained on
+    assert set(rows.protocol) == {"UCDR", "UcCDR"}  # UdCDR would ask with images that were trained on
 
 
 def test_ablations_and_oracles_name_methods_that_exist():
@@ -75,7 +87,8 @@ def test_ablations_and_oracles_name_methods_that_exist():
         for name in grid:
             assert find_case(name) is grid[name]
     assert merged(dict(stage2=dict(epochs=1), seed=0), dict(stage2=dict(lr=1.0))) == dict(
-        stage2=dict(epochs=1, lr=1.0), seed=0)
+        stage2=dict(epochs=1, lr=1.0), seed=0
+    )
     assert choose(["baselines", "switches"], ["ProS", "Heads only"]) == ["Heads only", "ProS"]
     with pytest.raises(UserError, match="Unknown grid 'all'. Known: ablations, baselines"):
         choose(["all"])
@@ -93,12 +106,14 @@ def test_rates_are_scaled_in_both_stages():
 
 
 def test_rates_are_those_that_the_search_found():
-    """The best factor on validation classes, unless it beats 1 by less than seeds differ (benchmarks/tune_methods.py)."""
+    """The best factor on validation classes, unless it beats 1 by less than seeds differ (studies/tune_methods.py)."""
     table = pd.read_csv(Path(__file__).parents[1] / "figures" / "search_methods.csv")
     for method, rows in table.groupby("method"):
         val = rows.groupby("factor").val.mean()
         best = val.idxmax() if val.max() - val.get(1.0, 0.0) >= 0.003 else 1.0
-        assert len(val) == {"full": 5}.get(method, 3) and RATES.get(method, 1.0) == pytest.approx(best, abs=1e-4), method
+        assert len(val) == {"full": 5}.get(method, 3) and RATES.get(method, 1.0) == pytest.approx(best, abs=1e-4), (
+            method
+        )
 
 
 def test_cases_that_differ_in_the_ranking_alone_share_a_training():
@@ -110,15 +125,28 @@ def test_cases_that_differ_in_the_ranking_alone_share_a_training():
 def test_what_trains_longest_is_begun_first():
     groups = by_training([(name, "sketch", 0) for name in choose(["baselines", "ablations"])], "mini", {})
     assert [(training.method, training.config.simulator_layers) for training in groups][:4] == [
-        ("pros", 4), ("depro", 1), ("pros", 3), ("pros", 2)]
-    assert sum(groups.values(), [])[4:6] == ["Zero-shot CLIP", "Heads only"]                # else as they are listed
+        ("pros", 4),
+        ("depro", 1),
+        ("pros", 3),
+        ("pros", 2),
+    ]
+    assert sum(groups.values(), [])[4:6] == ["Zero-shot CLIP", "Heads only"]  # else as they are listed
 
 
 def test_summary_is_the_mean_over_the_seeds_with_their_deviation():
-    values = {("ProS", "sketch", 0): 0.5, ("ProS", "sketch", 1): 0.7, ("ProS", "pixel", 0): 0.2,
-              ("ProS", "pixel", 1): 0.2, ("Zero-shot CLIP", "sketch", 0): 0.3, ("Zero-shot CLIP", "pixel", 0): 0.1}
-    rows = [dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen", images=900) |
-            {"mAP@200": value} for (method, domain, seed), value in values.items()]
+    values = {
+        ("ProS", "sketch", 0): 0.5,
+        ("ProS", "sketch", 1): 0.7,
+        ("ProS", "pixel", 0): 0.2,
+        ("ProS", "pixel", 1): 0.2,
+        ("Zero-shot CLIP", "sketch", 0): 0.3,
+        ("Zero-shot CLIP", "pixel", 0): 0.1,
+    }
+    rows = [
+        dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen", images=900)
+        | {"mAP@200": value}
+        for (method, domain, seed), value in values.items()
+    ]
     mean, spread = summary(pd.DataFrame(rows))
     assert mean.index.tolist() == ["Zero-shot CLIP", "ProS"]
     assert mean.loc["ProS"].round(6).to_dict() == {"pixel": 0.2, "sketch": 0.6, "mean": 0.4}

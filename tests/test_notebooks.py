@@ -1,4 +1,5 @@
 """The notebooks as they are saved, and the command that saves them."""
+
 import re
 import shutil
 import sys
@@ -33,16 +34,19 @@ def test_a_saved_notebook_holds_pictures_of_its_widgets(path):
     notebook = nbformat.read(path, as_version=4)
     data = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(execute.WIDGET in found for found in data) and "widgets" not in notebook.metadata
-    shown = [found for found in data if "run this cell" in found.get("text/plain", "")]    # prosutils.widgets' own
+    shown = [found for found in data if "run this cell" in found.get("text/plain", "")]  # prosutils.show.widgets' own
     assert all("image/png" in found for found in shown)
     assert shown or path.name[:2] in ("01", "06")
 
 
 def test_execute_keeps_a_widget_as_its_picture(tmp_path):
     path = tmp_path / "a.ipynb"
-    write(path, "import ipywidgets\nipywidgets.IntSlider()",
-          f"display({{'image/png': 'iVBORw0KGgo=', 'text/plain': 'a picture', '{execute.WIDGET}': {{'model_id': 'x'}}}}, raw=True)",
-          "6 * 7")
+    write(
+        path,
+        "import ipywidgets\nipywidgets.IntSlider()",
+        f"display({{'image/png': 'iVBORw0KGgo=', 'text/plain': 'a picture', '{execute.WIDGET}': {{'model_id': 'x'}}}}, raw=True)",
+        "6 * 7",
+    )
     execute.execute(path)
     notebook = nbformat.read(path, as_version=4)
     first, second, third = (cell.outputs for cell in notebook.cells)
@@ -68,15 +72,18 @@ def test_execute_says_what_is_missing(monkeypatch):
 
 # --- Notebook 07 on somebody's own pictures -----------------------------------------------------------------------
 
+
 def run_with(folder, settings, until=None):
     """The outputs' texts of notebook 07, run in `folder` with other lines in its cell of settings, up to a heading."""
     notebook = nbformat.read(NOTEBOOKS / "07_your_own_images.ipynb", as_version=4)
     cells = notebook.cells
     if until:
-        notebook.cells = cells = cells[:[cell.source.startswith(until) for cell in cells].index(True)]
-    mine, = (cell for cell in cells if cell.source.startswith("# --- change these"))
+        notebook.cells = cells = cells[: [cell.source.startswith(until) for cell in cells].index(True)]
+    (mine,) = (cell for cell in cells if cell.source.startswith("# --- change these"))
     mine.source = f"{mine.source}\n{settings}"
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
     return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
@@ -97,4 +104,4 @@ def test_notebook_07_searches_a_folder_without_labels(toy_folder, tmp_path):
         shutil.copy(path, tmp_path / "mine" / f"{number}.png")
     told = run_with(tmp_path, 'PICTURES = "mine"', until="## 3.")
     assert "Sections 3 to 6 use the stand-in." in told and f"{number + 1} pictures" in told
-    assert re.search("Query: (.*)", told)[1].startswith("mine/")                    # of the folder, not of the stand-in
+    assert re.search("Query: (.*)", told)[1].startswith("mine/")  # of the folder, not of the stand-in

@@ -1,4 +1,5 @@
 """Your own pictures: every fault of a folder is named, uploads never break anything, an index answers as an embedding does."""
+
 import io
 import shutil
 import zipfile
@@ -11,8 +12,8 @@ from PIL import Image
 
 from prosutils import ImageDomains, UserError, cli, embed, make_split, own_images
 from prosutils.image_files import load_image
-from prosutils.own_images import (ImageIndex, advice, query_feature, save_uploads, search_model, stand_in,
-                                  suggest_split)
+from prosutils.own_images import advice, save_uploads, stand_in, suggest_split
+from prosutils.search import ImageIndex, query_feature, search_model
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def encoded(image, kind="PNG", **options):
 
 
 # --- A labelled folder --------------------------------------------------------------------------------------------
+
 
 def test_a_good_folder_needs_no_advice_and_its_split_works(toy):
     assert [sentence for sentence in advice(toy) if "classes" not in sentence] == []
@@ -71,16 +73,23 @@ def test_one_image_per_class_gets_words_and_not_a_crash(tmp_path):
 
 # --- Uploads ------------------------------------------------------------------------------------------------------
 
+
 def test_uploads_of_every_kind(tmp_path):
     """Whole pictures are kept and read as they look; what is none is not kept and named; nothing is overwritten."""
     turned = Image.new("RGB", (20, 10), "red")
     exif = turned.getexif()
-    exif[0x0112] = 6                                                             # turn a quarter to look at it
-    shallow = Image.fromarray(np.full((8, 8), 257 * 128, dtype=np.uint16))       # 16 bits, mid grey
+    exif[0x0112] = 6  # turn a quarter to look at it
+    shallow = Image.fromarray(np.full((8, 8), 257 * 128, dtype=np.uint16))  # 16 bits, mid grey
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    uploads = {"turned.jpg": encoded(turned, "JPEG", exif=exif), "deep.png": encoded(shallow),
-               "clear.png": encoded(clear), "text.png": b"I am no picture", "cut.png": encoded(draw_toy("emoji", "gem", 0))[:400],
-               "../../bad name.png": encoded(turned), "huge.png": encoded(Image.new("1", (10_000, 10_000)))}
+    uploads = {
+        "turned.jpg": encoded(turned, "JPEG", exif=exif),
+        "deep.png": encoded(shallow),
+        "clear.png": encoded(clear),
+        "text.png": b"I am no picture",
+        "cut.png": encoded(draw_toy("emoji", "gem", 0))[:400],
+        "../../bad name.png": encoded(turned),
+        "huge.png": encoded(Image.new("1", (10_000, 10_000))),
+    }
     paths, complaints = save_uploads(uploads, tmp_path / "mine")
     assert sorted(path.name for path in paths) == ["bad_name.png", "clear.png", "deep.png", "turned.jpg"]
     assert all(path.parent == tmp_path / "mine" for path in paths)
@@ -90,7 +99,7 @@ def test_uploads_of_every_kind(tmp_path):
     assert read["turned.jpg"].size == (10, 20)
     assert read["deep.png"].getpixel((0, 0)) == (128, 128, 128)
     assert read["clear.png"].getpixel((0, 0)) == (255, 255, 255)
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(read)      # no rest of the others
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(read)  # no rest of the others
 
     again, _ = save_uploads([dict(name="clear.png", content=memoryview(encoded(turned)))], tmp_path / "mine")
     assert again[0].name == "clear_2.png" and load_image(tmp_path / "mine" / "clear.png").getpixel((0, 0))[0] == 255
@@ -106,24 +115,33 @@ def archive(files):
 
 
 def test_an_uploaded_archive_becomes_a_labelled_folder(toy_folder, tmp_path):
-    files = {f"my pictures/{path.relative_to(toy_folder).as_posix()}": path.read_bytes()
-             for path in sorted(toy_folder.glob("*/*/*.png"))}
-    odd = {"my pictures/emoji/ball/../../../../out.png": b"x", "__MACOSX/emoji/ball/._0.png": b"x", "emoji/ball/notes.txt": b"x",
-           "flat.png": files["my pictures/emoji/ball/0.png"]}
+    files = {
+        f"my pictures/{path.relative_to(toy_folder).as_posix()}": path.read_bytes()
+        for path in sorted(toy_folder.glob("*/*/*.png"))
+    }
+    odd = {
+        "my pictures/emoji/ball/../../../../out.png": b"x",
+        "__MACOSX/emoji/ball/._0.png": b"x",
+        "emoji/ball/notes.txt": b"x",
+        "flat.png": files["my pictures/emoji/ball/0.png"],
+    }
     paths, complaints = save_uploads({"mine.zip": archive(files | odd)}, tmp_path / "up" / "mine")
     assert len(paths) == len(files) + 1 and [sentence.split()[0] for sentence in complaints] == ["emoji/ball/notes.txt"]
     data = ImageDomains.from_folder(tmp_path / "up" / "mine")
     assert data.counts().equals(ImageDomains.from_folder(toy_folder).counts())
-    assert [path.name for path in (tmp_path / "up").iterdir()] == ["mine"]                 # nothing outside
+    assert [path.name for path in (tmp_path / "up").iterdir()] == ["mine"]  # nothing outside
 
 
 def test_a_damaged_archive_keeps_what_could_be_read(tmp_path, monkeypatch):
     picture = encoded(draw_toy("emoji", "gem", 0))
     whole = archive({"a.png": picture, "b.png": picture})
     for content in (whole[:-30], b"no archive"):
-        assert save_uploads({"mine.zip": content}, tmp_path) == ([], ["mine.zip is no whole archive: pack or upload it again."])
+        assert save_uploads({"mine.zip": content}, tmp_path) == (
+            [],
+            ["mine.zip is no whole archive: pack or upload it again."],
+        )
     place = whole.index(picture) + 20
-    damaged = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:]              # within a.png
+    damaged = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]  # within a.png
     paths, (complaint,) = save_uploads({"mine.zip": damaged}, tmp_path)
     assert complaint.startswith("a.png is not kept: Bad CRC") and [path.name for path in paths] == ["b.png"]
     paths[0].unlink()
@@ -134,6 +152,7 @@ def test_a_damaged_archive_keeps_what_could_be_read(tmp_path, monkeypatch):
 
 # --- A stand-in ---------------------------------------------------------------------------------------------------
 
+
 def test_the_stand_in_has_what_real_folders_have(tmp_path):
     folder = stand_in(tmp_path / "mine", classes=5, each=2)
     with pytest.warns(UserWarning, match="half_copied.png"):
@@ -143,13 +162,14 @@ def test_the_stand_in_has_what_real_folders_have(tmp_path):
     plain = {"turned": "pencil", "deep": "icons", "transparent": "stencils"}
     for number, name in enumerate(("turned", "deep", "transparent")):
         there = np.asarray(load_image(folder / plain[name] / data.classes[number] / "0.png"), dtype=float)
-        assert abs(np.asarray(odd[name], dtype=float) - there).mean() < 4                  # as they look; JPEG loses a little
+        assert abs(np.asarray(odd[name], dtype=float) - there).mean() < 4  # as they look; JPEG loses a little
     before = (folder / "icons").stat().st_mtime_ns
     assert stand_in(folder) == folder and (folder / "icons").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 # --- An index -----------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def unlabelled(toy_folder, tmp_path_factory):
@@ -169,8 +189,12 @@ def test_an_index_finds_the_picture_itself_and_lives_on_in_its_file(model, unlab
     assert [path.name for path, _ in index.skipped] == ["broken.jpg"]
     scores, names = index.search(query_feature(model, unlabelled / "deep" / "c.png"), k=2)
     assert names[0, 0] == "deep/c.png" and scores[0, 0] > 0.9999 and names.shape == (1, 2)
-    torch.testing.assert_close(index.features[index.paths.tolist().index("a.png")][None],
-                               embed(model, [load_image(unlabelled / "a.png")]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        index.features[index.paths.tolist().index("a.png")][None],
+        embed(model, [load_image(unlabelled / "a.png")]),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     stored = ImageIndex.load(index.save(tmp_path / "sub" / "mine"), model)
     assert stored.root == unlabelled and torch.equal(stored.features, index.features)
     assert stored.paths.tolist() == index.paths.tolist()
@@ -180,7 +204,7 @@ def test_an_index_finds_the_picture_itself_and_lives_on_in_its_file(model, unlab
 def test_an_index_refuses_what_it_cannot_answer(model, unlabelled, tmp_path):
     path = ImageIndex.build(model, unlabelled).save(tmp_path / "mine.npz")
     other = search_model()
-    ImageIndex.load(path, other)                                                  # the same weights: the same model
+    ImageIndex.load(path, other)  # the same weights: the same model
     with torch.no_grad():
         other.clip.model.visual.proj += 0.01
     with pytest.raises(UserError, match="made by another model"):

@@ -1,4 +1,5 @@
 """Figures: each is drawn from small data without a warning, and what is written in it is right."""
+
 import io
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from prosutils import UserError, load_preset, make_split, pictonet, plots
+from prosutils import UserError, load_preset, make_split, pictonet
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
-from prosutils.diagrams import DOMAINS, examples
-from prosutils.evaluation import neighbour_purity
+from prosutils.metrics import neighbour_purity
+from prosutils.show import plots
+from prosutils.show.diagrams import DOMAINS, examples
 from prosutils.training import build_model
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -30,15 +32,29 @@ def ranked(toy):
 
 def history(stages):
     scores = [float("nan") if stage == 1 else 0.4 + i / 100 for i, stage in enumerate(stages)]
-    return pd.DataFrame({"stage": stages, "epoch": range(1, len(stages) + 1), "loss": 1.0, "accuracy": 0.5,
-                         "val_mAP@200": scores})
+    return pd.DataFrame(
+        {"stage": stages, "epoch": range(1, len(stages) + 1), "loss": 1.0, "accuracy": 0.5, "val_mAP@200": scores}
+    )
 
 
 def results(methods=("ProS", "Zero-shot CLIP"), seeds=(0, 1), protocols=("UCDR", "UcCDR")):
-    return pd.DataFrame([{"preset": "mini", "method": method, "seed": seed, "protocol": protocol,
-                          "gallery": "unseen", "unseen_domain": domain, "mAP@200": 0.4 + seed / 10}
-                         for method in methods for seed in seeds for protocol in protocols
-                         for domain in ("sketch", "pixel")])
+    return pd.DataFrame(
+        [
+            {
+                "preset": "mini",
+                "method": method,
+                "seed": seed,
+                "protocol": protocol,
+                "gallery": "unseen",
+                "unseen_domain": domain,
+                "mAP@200": 0.4 + seed / 10,
+            }
+            for method in methods
+            for seed in seeds
+            for protocol in protocols
+            for domain in ("sketch", "pixel")
+        ]
+    )
 
 
 def texts(figure):
@@ -72,8 +88,9 @@ def test_every_figure_is_drawn_and_none_is_shown(toy, ranked, tmp_path):
         "one case": plots.results_bars(results(seeds=(0,), protocols=("UCDR",))),
         "splits": plots.split_map([make_split(toy, protocol, **options) for protocol in ("UCDR", "UdCDR")]),
         "own": plots.mask_matrix([0, 1], [2, 0], toy.domains, toy.classes, "own"),
-        "others": plots.mask_matrix(torch.tensor([0]), torch.tensor([30]), toy.domains,
-                                    [f"c{i}" for i in range(40)], "others"),
+        "others": plots.mask_matrix(
+            torch.tensor([0]), torch.tensor([30]), toy.domains, [f"c{i}" for i in range(40)], "others"
+        ),
     } | {f"stage {stage}": plots.token_sequence(stage) for stage in (1, 2, "test")}
     for name, figure in figures.items():
         assert isinstance(figure, Figure), name
@@ -85,7 +102,8 @@ def test_a_notebook_shows_a_figure_at_its_own_size():
     png, size = plots.unit_map(torch.eye(3), ["a", "b", "c"])._repr_png_()
     with Image.open(io.BytesIO(png)) as image:
         assert image.width > size["width"] and image.width / image.height == pytest.approx(
-            size["width"] / size["height"], rel=0.01)
+            size["width"] / size["height"], rel=0.01
+        )
 
 
 def test_a_figure_that_cannot_be_written_says_so(tmp_path):
@@ -95,7 +113,7 @@ def test_a_figure_that_cannot_be_written_says_so(tmp_path):
 
 
 def test_rank_strips_count_hits_and_name_misses(toy, ranked):
-    queries, _ = ranked                                   # a ball, a box, a gem
+    queries, _ = ranked  # a ball, a box, a gem
     ball, gem = (toy.rows(["emoji"], [name])[:2].tolist() for name in ("ball", "gem"))
     written = texts(plots.rank_strips(toy, queries[:1], [[ball[0], gem[0], ball[1], gem[1]]]))
     assert "2 of 4" in written and "ball\nsketch" in written and written.count("gem") == 2
@@ -106,7 +124,7 @@ def test_results_are_means_with_zero_shot_first():
     ax = plots.results_bars(results(protocols=("UCDR",))).axes[0]
     labels = [bars.get_label() for bars in ax.containers if hasattr(bars, "patches")]
     assert labels == ["Zero-shot CLIP", "ProS"]
-    assert [patch.get_height() for patch in ax.patches] == pytest.approx([0.45] * 4)      # seeds: 0.4 and 0.5
+    assert [patch.get_height() for patch in ax.patches] == pytest.approx([0.45] * 4)  # seeds: 0.4 and 0.5
 
 
 def test_principal_plane_keeps_what_lies_in_a_plane():
@@ -119,11 +137,21 @@ def test_principal_plane_keeps_what_lies_in_a_plane():
 
 def test_changes_are_taken_run_by_run():
     """Of the same domain and seed, in the order of their means; a run without its like is left out."""
-    values = {("ProS", "sketch", 0): 0.5, ("ProS", "pixel", 0): 0.2, ("ProS", "pixel", 1): 0.9,
-              ("VPT", "sketch", 0): 0.4, ("VPT", "pixel", 0): 0.3, ("Heads", "sketch", 0): 0.2,
-              ("Heads", "pixel", 2): 0.1}
-    rows = pd.DataFrame([dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen") |
-                         {"mAP@200": value} for (method, domain, seed), value in values.items()])
+    values = {
+        ("ProS", "sketch", 0): 0.5,
+        ("ProS", "pixel", 0): 0.2,
+        ("ProS", "pixel", 1): 0.9,
+        ("VPT", "sketch", 0): 0.4,
+        ("VPT", "pixel", 0): 0.3,
+        ("Heads", "sketch", 0): 0.2,
+        ("Heads", "pixel", 2): 0.1,
+    }
+    rows = pd.DataFrame(
+        [
+            dict(method=method, unseen_domain=domain, seed=seed, protocol="UCDR", gallery="unseen") | {"mAP@200": value}
+            for (method, domain, seed), value in values.items()
+        ]
+    )
     ax = plots.change_dots(rows, "ProS", spread=0.01).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["Heads  -0.300", "VPT  +0.000"]
     dots = sorted(round(float(x), 6) for dot in ax.collections[:2] for x in dot.get_offsets()[:, 0])
@@ -142,7 +170,7 @@ def test_a_domain_has_the_same_colour_everywhere():
 def test_the_data_flow_tells_seen_from_unseen():
     assert {*DOMAINS} == {*pictonet.PICTONET_DOMAINS} - {"sketch"}
     assert len(examples("seen")) == len(examples("unseen")) == 4
-    assert texts(plots.token_sequence(2)).count("0") == 2                    # the sample's own two units
+    assert texts(plots.token_sequence(2)).count("0") == 2  # the sample's own two units
     assert "0" not in texts(plots.token_sequence("test"))
     with pytest.raises(UserError, match="no stage 3"):
         plots.token_sequence(3)
@@ -162,8 +190,13 @@ def test_the_tutorial_draws_four_figures(toy, tmp_path):
     clip = PromptableCLIP(build_mini(), MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")
     models = {name: build_model(name, clip, split, config) for name in ("zero-shot", "heads", "pros")}
     results().to_csv(tmp_path / "results.csv", index=False)
-    run = SimpleNamespace(data=toy, split=split, config=config, artifacts=tmp_path,
-                          fit=lambda method, progress: (models[method], history([1, 2])))
+    run = SimpleNamespace(
+        data=toy,
+        split=split,
+        config=config,
+        artifacts=tmp_path,
+        fit=lambda method, progress: (models[method], history([1, 2])),
+    )
     paths = plots.tutorial_figures(run, models, tmp_path / "figures")
     assert [path.stem for path in paths] == ["ranks_sketch", "umap_sketch", "training", "results"]
     assert all(path.exists() for path in paths)

@@ -1,9 +1,11 @@
 """The method itself: masks, the test path, what trains."""
+
 import pytest
 import torch
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, load_clip
-from prosutils.config import Switches, UserError, load_preset
+from prosutils.config import Switches, load_preset
+from prosutils.files import UserError
 from prosutils.pros import ProS
 
 CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
@@ -26,13 +28,14 @@ def pros(clip, **settings):
 
 # --- Stage 1 ----------------------------------------------------------------------------------------------------
 
+
 def test_stage1_sees_its_own_units_and_no_other(clip, batch):
     images, labels, domains = batch
     model = pros(clip)
     before = model.encode_with_units(images, labels, domains)
     with torch.no_grad():
-        model.units.domain[2] += torch.randn(192)      # the domain of sample 0 alone
-        model.units.semantic[2] += torch.randn(192)    # the class of no sample
+        model.units.domain[2] += torch.randn(192)  # the domain of sample 0 alone
+        model.units.semantic[2] += torch.randn(192)  # the class of no sample
     after = model.encode_with_units(images, labels, domains)
     assert not torch.allclose(after[0], before[0], atol=1e-3)
     torch.testing.assert_close(after[1:], before[1:])
@@ -46,10 +49,11 @@ def test_stage1_dropout_acts_in_training_only_unless_released(clip, batch):
 
 # --- Stage 2 ----------------------------------------------------------------------------------------------------
 
+
 def test_reverse_mask_hides_the_samples_own_units(clip, batch):
     images, labels, domains = batch
     model = pros(clip)
-    units = model.units.others(domains, labels)                               # [B, M+S, W]
+    units = model.units.others(domains, labels)  # [B, M+S, W]
     assert units.shape == (4, 3 + 4, 192)
     for row, (label, domain) in enumerate(zip(labels, domains)):
         assert {i for i in range(7) if not units[row, i].any()} == {int(domain), 3 + int(label)}
@@ -64,7 +68,7 @@ def test_stage2_prompts_do_not_depend_on_the_own_units(clip, batch):
         model.units.semantic[labels[0]] += torch.randn(192)
     after = model.training_features(images, labels, domains, stage=2)
     torch.testing.assert_close(after[0], before[0])
-    assert not torch.allclose(after[1], before[1], atol=1e-4)                 # sample 1 has another domain and class
+    assert not torch.allclose(after[1], before[1], atol=1e-4)  # sample 1 has another domain and class
 
 
 def test_dynamic_prompts_differ_between_images_and_stand_between_class_token_and_patches(clip, batch):
@@ -86,6 +90,7 @@ def test_simulator_equals_its_full_transformer(clip, batch):
 
 # --- The test path ------------------------------------------------------------------------------------------------
 
+
 def test_no_label_reaches_the_test_path(clip, batch):
     """A feature is the image's own: it takes no label, and its neighbours in the batch do not change it."""
     model, images = pros(clip), batch[0]
@@ -95,24 +100,50 @@ def test_no_label_reaches_the_test_path(clip, batch):
 
 # --- What trains --------------------------------------------------------------------------------------------------
 
+
 def trained_names(model, stage):
     model.set_stage(stage)
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def test_what_trains_in_which_stage(clip):
-    model = pros(clip)
+    model = pros(clip, switches=dict(heads="released"))
     assert trained_names(model, 1) == {
-        "units.domain", "units.semantic", "context.vectors", "clip.model.text_projection"}
+        "units.domain",
+        "units.semantic",
+        "context.vectors",
+        "clip.model.text_projection",
+    }
     stage2 = trained_names(model, 2)
     assert {name for name in stage2 if not name.startswith("simulator.")} == {
-        "context.vectors", "clip.model.text_projection", "clip.model.visual.proj", "clip.model.visual.class_embedding"}
+        "context.vectors",
+        "clip.model.text_projection",
+        "clip.model.visual.proj",
+        "clip.model.visual.class_embedding",
+    }
     assert {name for name in stage2 if name.startswith("simulator.")} == {
-        name for name, _ in model.named_parameters() if name.startswith("simulator.")}
+        name for name, _ in model.named_parameters() if name.startswith("simulator.")
+    }
+    as_in_fig_2 = pros(clip)
+    assert trained_names(as_in_fig_2, 1) == trained_names(model, 1) - {"clip.model.text_projection"}
+    heads = {"clip.model.text_projection", "clip.model.visual.proj"}
+    assert trained_names(as_in_fig_2, 2) == trained_names(model, 2) - heads
+
+
+def test_a_simulator_that_reads_clip_s_patches_writes_as_many_prompts_as_it_has_templates(clip, batch):
+    model = pros(clip, simulator_reads="clip", prompt_tokens=3)
+    images, class_index, domain_index = batch
+    prompts = model.simulate(images)
+    assert prompts.shape == (len(images), 6, clip.width)
+    units, patches = model.units.all(len(images)), clip.patches(images)
+    torch.testing.assert_close(prompts, model.simulator(images * 0, units, patches))  # the pixels are not read again
+    model.set_stage(2)
+    model.loss(images, class_index, domain_index, 2).backward()
+    assert model.simulator.body.conv1.weight.grad is None
 
 
 def test_gradients_reach_what_trains_and_nothing_else(clip, batch):
-    dead = {"simulator.body.class_embedding", "simulator.body.proj"}     # the released code counts them all the same
+    dead = {"simulator.body.class_embedding", "simulator.body.proj"}  # the released code counts them all the same
     for stage in (1, 2):
         model = pros(clip)
         names = trained_names(model, stage)
@@ -122,12 +153,10 @@ def test_gradients_reach_what_trains_and_nothing_else(clip, batch):
 
 def test_trainable_numbers_at_the_papers_size():
     """504,576 and 18,226,176 numbers for 300 classes and 5 domains at ViT-B/32 [released code]."""
-    config = load_preset("pacs")
+    config = load_preset("pacs", switches=dict(heads="released"))
     model = ProS(load_clip("ViT-B-32-quickgelu"), [f"class_{i}" for i in range(300)], "abcde", config)
     numbers = {stage: sum(p.numel() for group in model.trainable(stage).values() for p in group) for stage in (1, 2)}
     assert numbers == {1: 504_576, 2: 18_226_176}
-
-
 
 
 def test_the_given_clip_stays_as_it_is(clip, batch):
@@ -140,6 +169,7 @@ def test_the_given_clip_stays_as_it_is(clip, batch):
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------
+
 
 def test_the_learned_context_stands_where_the_placeholders_were(clip):
     model = pros(clip)
@@ -159,6 +189,7 @@ def test_a_caption_that_does_not_fit_is_refused(clip):
 
 
 # --- Repeatability and settings -----------------------------------------------------------------------------------
+
 
 def test_the_seed_fixes_the_start(clip):
     first, second, third = pros(clip), pros(clip), pros(clip, seed=1)

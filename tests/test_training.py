@@ -1,4 +1,5 @@
 """The training loop: it learns, repeats, resumes, validates on the right classes; checkpoints are safe and checked."""
+
 import dataclasses
 
 import pandas as pd
@@ -6,10 +7,11 @@ import pytest
 import torch
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
-from prosutils.config import UserError, load_preset
+from prosutils.config import load_preset
 from prosutils.evaluation import embed
+from prosutils.files import UserError
 from prosutils.splits import make_split
-from prosutils.training import (TrainingRun, build_model, load_checkpoint, save_checkpoint, set_rates, train)
+from prosutils.training import TrainingRun, build_model, load_checkpoint, save_checkpoint, set_rates, train
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_each_stage_changes_what_it_trains_only(clip, split, run):
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(clip, split, run):
-    torch.rand(7)                                           # what ran before must not matter
+    torch.rand(7)  # what ran before must not matter
     again = build_model("pros", clip, split, config())
     train(again, split, progress=False)
     assert same(again, run[0])
@@ -95,14 +97,17 @@ def test_an_interrupted_run_goes_on_to_the_same_end(clip, split, run, tmp_path, 
 def test_variants_share_a_stage_1_that_is_theirs_too(clip, split, run, tmp_path, monkeypatch):
     history = train(build_model("pros-no-mask", clip, split, config()), split, progress=False, shared=tmp_path)
     trained, train_stage = [], TrainingRun.train_stage
-    monkeypatch.setattr(TrainingRun, "train_stage",
-                        lambda self, stage: (trained.append(stage), train_stage(self, stage)))
+    monkeypatch.setattr(
+        TrainingRun, "train_stage", lambda self, stage: (trained.append(stage), train_stage(self, stage))
+    )
     model = build_model("pros", clip, split, config())
     again = train(model, split, progress=False, shared=tmp_path)
-    assert trained == [2] and same(model, run[0]) and again.equals(run[1])       # as if it had trained stage 1 itself
+    assert trained == [2] and same(model, run[0]) and again.equals(run[1])  # as if it had trained stage 1 itself
     assert again.loss[0] == history.loss[0]
-    for other in (build_model("pros-class-units", clip, split, config()),
-                  build_model("pros", clip, split, config(stage1=dict(epochs=2, batch_size=9)))):
+    for other in (
+        build_model("pros-class-units", clip, split, config()),
+        build_model("pros", clip, split, config(stage1=dict(epochs=2, batch_size=9))),
+    ):
         train(other, split, progress=False, shared=tmp_path)
     assert trained == [2, 1, 2, 1, 2] and len(list(tmp_path.iterdir())) == 3
 
@@ -130,7 +135,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(clip, split, monkeypat
     monkeypatch.setattr("prosutils.training.mean_average_precision", lambda *_: next(values))
     settings = config(stage2=dict(epochs=4, batch_size=6, patience=2))
     model = build_model("heads", clip, split, settings)
-    assert len(train(model, split, progress=False)) == 3    # two epochs without a better value
+    assert len(train(model, split, progress=False)) == 3  # two epochs without a better value
     values = iter([0.5])
     first = build_model("heads", clip, split, config(stage2=dict(epochs=1, batch_size=6)))
     train(first, split, progress=False)
@@ -138,10 +143,11 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(clip, split, monkeypat
 
 
 def test_rates_fall_a_thousandfold_and_stop_at_the_floor():
-    optimiser = torch.optim.Adam([dict(params=[torch.nn.Parameter(torch.ones(1))], name=name)
-                                  for name in ("prompts", "simulator", "heads")])
+    optimiser = torch.optim.Adam(
+        [dict(params=[torch.nn.Parameter(torch.ones(1))], name=name) for name in ("prompts", "simulator", "heads")]
+    )
     stage = load_preset("pacs").stage2
-    for epoch, expected in ((0, 1e-4), (1, 1e-4 * 10 ** -0.15), (10, 1e-4 * 10 ** -1.5), (20, 1e-6), (200, 1e-6)):
+    for epoch, expected in ((0, 1e-4), (1, 1e-4 * 10**-0.15), (10, 1e-4 * 10**-1.5), (20, 1e-6), (200, 1e-6)):
         set_rates(optimiser, stage, epoch)
         assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([expected] * 3)
     set_rates(optimiser, dataclasses.replace(stage, lr_heads=0.0), 3)
@@ -164,8 +170,9 @@ def test_resume_into_another_run_says_what_differs(run, clip, split):
         train(other, split, run[2], resume=True, progress=False)
 
 
-@pytest.mark.parametrize("content, words", [
-    (None, "no checkpoint"), (b"nonsense", "not a checkpoint"), (b"", "not a checkpoint")])
+@pytest.mark.parametrize(
+    "content, words", [(None, "no checkpoint"), (b"nonsense", "not a checkpoint"), (b"", "not a checkpoint")]
+)
 def test_broken_checkpoints_are_refused(tmp_path, content, words):
     path = tmp_path / "model.pt"
     if content is not None:
@@ -205,5 +212,5 @@ def test_a_loss_that_is_no_number_stops_the_run(clip, split):
 
 
 def test_unknown_method_lists_the_known(clip, split):
-    with pytest.raises(UserError, match="Known: pros, zero-shot"):
+    with pytest.raises(UserError, match="Known: pros, .*zero-shot"):
         build_model("prosody", clip, split, config())

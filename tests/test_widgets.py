@@ -1,4 +1,5 @@
 """The widgets without a browser: what comes from it is set as it would send it, what goes back is looked at."""
+
 import base64
 import html
 import io
@@ -10,11 +11,22 @@ import torch
 from PIL import Image, ImageDraw
 
 from prosutils import UserError, load_clip, load_preset, make_split
-from prosutils.own_images import ImageIndex
+from prosutils.search import ImageIndex
+from prosutils.show.widget_parts import (
+    BLANK,
+    FILL,
+    SIDE,
+    Search,
+    decode_drawing,
+    example_drawing,
+    place_drawing,
+    strip_html,
+    unit_features,
+    unit_square,
+    with_own_units,
+)
+from prosutils.show.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 from prosutils.training import build_model
-from prosutils.widget_parts import (BLANK, FILL, SIDE, Search, decode_drawing, example_drawing, place_drawing,
-                                    strip_html, unit_features, unit_square, with_own_units)
-from prosutils.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 
 OPTIONS = dict(unseen_domain="sketch", unseen_classes=["ball", "gem"], val_classes=["box"])
 
@@ -26,7 +38,7 @@ def split(toy):
 
 @pytest.fixture(scope="module")
 def models(split):
-    clip = load_clip()                                   # a tower of random weights does not feel its prompts
+    clip = load_clip()  # a tower of random weights does not feel its prompts
     return {name: build_model(name, clip, split, load_preset("mini")).eval() for name in ("zero-shot", "pros")}
 
 
@@ -55,6 +67,7 @@ BOX = canvas("rectangle", (40, 40, 240, 240), outline="#222222", width=16)
 
 # --- Drawings -----------------------------------------------------------------------------------------------
 
+
 def test_drawing_is_cropped_and_centred():
     placed = place_drawing(canvas("rectangle", (10, 150, 109, 199), fill="black"))
     left, top, right, bottom = Image.eval(placed.convert("L"), lambda x: 255 - x).getbbox()
@@ -77,9 +90,17 @@ def test_transparent_canvas_is_white():
         place_drawing(decode_drawing(address(image)))
 
 
-@pytest.mark.parametrize("url", [
-    "", "data:image/jpeg;base64,AAAA", "data:image/png;base64,%%%", "https://example.org/a.png", address(CROSS)[:-400],
-    "data:image/png;base64," + base64.b64encode(b"no picture").decode()])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "data:image/jpeg;base64,AAAA",
+        "data:image/png;base64,%%%",
+        "https://example.org/a.png",
+        address(CROSS)[:-400],
+        "data:image/png;base64," + base64.b64encode(b"no picture").decode(),
+    ],
+)
 def test_what_is_no_drawing_is_refused(url):
     with pytest.raises(UserError, match="drawing"):
         decode_drawing(url)
@@ -87,14 +108,17 @@ def test_what_is_no_drawing_is_refused(url):
 
 # --- Draw and search ----------------------------------------------------------------------------------------
 
+
 def test_ranks_change_with_the_drawing(pad, toy):
     pad.drawing = address(CROSS)
     first = pad.answer
-    strip, = first["strips"]
+    (strip,) = first["strips"]
     assert first["message"] == "" and first["number"] == 1 and first["milliseconds"] > 0
     assert len(strip["cards"]) == 5 and strip["scores"] == sorted(strip["scores"], reverse=True)
-    assert all(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) and name in pad.data.classes
-               for url, name in strip["cards"])
+    assert all(
+        Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) and name in pad.data.classes
+        for url, name in strip["cards"]
+    )
     pad.drawing = address(BOX)
     assert pad.answer["number"] == 2 and pad.answer["strips"] != first["strips"]
 
@@ -112,7 +136,7 @@ def test_bad_drawing_gets_a_message_and_the_ranks_stay(pad, drawing, message):
     before = pad.answer
     pad.drawing = drawing
     assert message in pad.answer["message"] and pad.answer["strips"] == before["strips"]
-    assert pad.answer["number"] == before["number"] + 1                  # the browser waits for an answer of some kind
+    assert pad.answer["number"] == before["number"] + 1  # the browser waits for an answer of some kind
 
 
 def test_an_error_in_the_model_is_shown(pad, toy_model, monkeypatch):
@@ -138,10 +162,10 @@ def test_a_drawing_searches_an_index_of_own_pictures(toy_folder, models):
     model = models["zero-shot"]
     index = ImageIndex.build(model, toy_folder / "outline")
     pad = sketch_search(model, index, k=3)
-    search, = pad.searches.values()
-    assert search.features is index.features                                # nothing is embedded again
+    (search,) = pad.searches.values()
+    assert search.features is index.features  # nothing is embedded again
     pad.drawing = address(CROSS)
-    strip, = pad.answer["strips"]
+    (strip,) = pad.answer["strips"]
     scores, names = index.search(search.drawing(place_drawing(CROSS)), 3)
     assert [name for _, name in strip["cards"]] == names[0].tolist()
     assert strip["scores"] == pytest.approx(scores[0].tolist()) and pad.figure()
@@ -153,10 +177,11 @@ def test_inverted_polarity_inverts_drawings(toy, toy_model):
     search = Search(toy_model, toy, toy.rows(["outline"], toy.classes))
     plain = search.drawing(CROSS)
     toy_model.config = load_preset("mini", switches=dict(polarity="released"))
-    assert torch.allclose(search.drawing(CROSS), -plain, atol=0.02)      # normalised pixels: black is -2, white 2
+    assert torch.allclose(search.drawing(CROSS), -plain, atol=0.02)  # normalised pixels: black is -2, white 2
 
 
 # --- Explorers with menus -----------------------------------------------------------------------------------
+
 
 def text_of(explorer):
     return re.sub(r"<style>.*?</style>", "", explorer.shown.value, flags=re.S)
@@ -177,8 +202,12 @@ def test_rank_explorer_follows_its_menus(toy, split, toy_model):
     assert set(explorer.class_name.options) == {("ball", "ball"), ("gem", "gem")} and explorer.domain.value == "sketch"
     first = text_of(explorer)
     assert first.count("pros-cell") == 4 and "AP@200" in first
-    for control, value in ((explorer.class_name, "gem"), (explorer.number, 2), (explorer.domain, "pixel"),
-                           (explorer.similarity, "euclidean")):
+    for control, value in (
+        (explorer.class_name, "gem"),
+        (explorer.number, 2),
+        (explorer.domain, "pixel"),
+        (explorer.similarity, "euclidean"),
+    ):
         before = text_of(explorer)
         control.value = value
         assert not explorer.note.value and (text_of(explorer) != before or control is explorer.similarity)
@@ -190,10 +219,10 @@ def test_rank_explorer_pages_through_the_whole_gallery(toy, split, toy_model):
     for first in range(1, len(split.gallery), explorer.first.step):
         explorer.first.value = first
         assert f"ranks {first} to {first + 1}" in text_of(explorer)
-        pages += explorer.ranks()[toy_model.method][0].tolist()
-    whole = rank_explorer(toy, split, toy_model, k=len(split.gallery)).ranks()[toy_model.method][0].tolist()
-    assert pages == whole[:len(pages)] and len(pages) >= 4
-    assert explorer.first.max == len(whole) - 1                             # the last page ends with the last rank
+        pages += explorer.ranks()[toy_model.label][0].tolist()
+    whole = rank_explorer(toy, split, toy_model, k=len(split.gallery)).ranks()[toy_model.label][0].tolist()
+    assert pages == whole[: len(pages)] and len(pages) >= 4
+    assert explorer.first.max == len(whole) - 1  # the last page ends with the last rank
 
 
 def test_an_error_is_shown_and_the_last_page_stays(toy, split, toy_model, monkeypatch):
@@ -210,13 +239,14 @@ def test_an_error_is_shown_and_the_last_page_stays(toy, split, toy_model, monkey
 
 # --- Prompt units -------------------------------------------------------------------------------------------
 
+
 def test_own_units_at_scale_one_are_stage_one(models):
     model, images = models["pros"], torch.randn(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     domains, classes = torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1])
     features = unit_features(model, images, domains, classes)
     with torch.no_grad():
         torch.testing.assert_close(features, model.encode_with_units(images, classes, domains))
-    for scales, moved in (((0, 1), True), ((1, 0), True), ((3, 3), False)):      # layer norm takes the length away
+    for scales, moved in (((0, 1), True), ((1, 0), True), ((3, 3), False)):  # layer norm takes the length away
         changed = unit_features(model, images, domains, classes, *scales)
         assert (torch.cosine_similarity(changed, features).min() < 0.9995) == moved
 
@@ -242,6 +272,7 @@ def test_a_model_without_units_is_refused(toy, split, models):
 
 
 # --- Maps ---------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def maps(toy):
@@ -271,6 +302,7 @@ def test_map_refuses_points_that_do_not_fit(toy, points):
 
 
 # --- Without a kernel ---------------------------------------------------------------------------------------
+
 
 def test_every_widget_shows_a_picture_and_the_same_text_in_every_run(toy, split, models, pad, maps):
     pad.strokes, pad.drawing = [{}], address(CROSS)

@@ -1,4 +1,5 @@
 """What the widgets are made of, without a browser: searches, drawings, prompt units, pictures as HTML."""
+
 import base64
 import html
 import io
@@ -8,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from .config import UserError
-from .domains import ImageDomains, inverted_domains
-from .evaluation import embed, model_transform, rank, switch_options
-from .own_images import ImageIndex, query_feature
+from ..domains import ImageDomains, inverted_domains
+from ..evaluation import embed, embed_rows, model_transform, switch_options
+from ..files import UserError
+from ..metrics import rank
+from ..search import ImageIndex, query_feature
 from .pictures import thumbnail
-from .plots import embed_rows
 
 #: Pixels of a drawing as the models get it, and how much of them its longer side takes: the median of PictoNet's
 #: sketches. What is smaller than `LEAST` of the canvas is enlarged as if it were as large: a dot stays a dot.
@@ -23,7 +24,7 @@ BLANK = "The canvas is empty: draw on it with the pointer, or press space on it 
 
 def asset(name):
     """A text file that ships with the package."""
-    return resources.files("prosutils").joinpath("data", name).read_text(encoding="utf-8")
+    return resources.files("prosutils.show").joinpath(name).read_text(encoding="utf-8")
 
 
 def complaint(error):
@@ -33,12 +34,13 @@ def complaint(error):
 
 # --- Searches -----------------------------------------------------------------------------------------------
 
+
 def named(models):
     """{name: model} of a model, of several, or of such a dict."""
     if isinstance(models, dict):
         return models
     models = models if isinstance(models, (list, tuple)) else [models]
-    return {model.method: model for model in models}
+    return {model.label: model for model in models}
 
 
 class Search:
@@ -49,7 +51,7 @@ class Search:
 
     def __init__(self, model, data, gallery):
         self.model, self.data, self.gallery = model, data, torch.as_tensor(gallery)
-        self.features = embed_rows(model, data, self.gallery)                    # [G, D]
+        self.features = embed_rows(model, data, self.gallery)  # [G, D]
         self.options = switch_options(model.config.switches)
 
     def row(self, row):
@@ -95,6 +97,7 @@ def searches_of(models, data, gallery=None):
 
 # --- Drawings -----------------------------------------------------------------------------------------------
 
+
 def decode_drawing(url):
     """The drawing in a canvas's `data:image/png;base64,...` address, on white, RGB. UserError where it is none."""
     head, _, body = url.partition(",")
@@ -103,8 +106,9 @@ def decode_drawing(url):
     try:
         image = Image.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGBA")
     except Exception as error:  # Pillow's decoders raise errors of many kinds
-        raise UserError(f"The drawing did not arrive whole ({type(error).__name__}): draw on, and it is sent "
-                        "again.") from None
+        raise UserError(
+            f"The drawing did not arrive whole ({type(error).__name__}): draw on, and it is sent again."
+        ) from None
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
@@ -138,6 +142,7 @@ def example_drawing():
 
 # --- Prompt units -------------------------------------------------------------------------------------------
 
+
 @torch.no_grad()
 def unit_features(model, images, domain_index, class_index, domain_scale=1.0, class_scale=1.0):
     """Features [B, D] by stage 1's path, each picture's two units multiplied by a number, without dropout.
@@ -158,13 +163,19 @@ def with_own_units(model, data, rows, batch_size=128):
     transform, features = model_transform(model), []
     for batch in torch.as_tensor(rows).split(batch_size):
         images = torch.stack([transform(data.load(row)) for row in batch.tolist()])
-        domains, classes = ([known.index(names[i]) for i in index[batch]] for known, names, index in (
-            (model.domains, data.domains, data.domain_index), (model.classes, data.classes, data.class_index)))
+        domains, classes = (
+            [known.index(names[i]) for i in index[batch]]
+            for known, names, index in (
+                (model.domains, data.domains, data.domain_index),
+                (model.classes, data.classes, data.class_index),
+            )
+        )
         features.append(unit_features(model, images, torch.tensor(domains), torch.tensor(classes)))
     return torch.cat(features)
 
 
 # --- Pictures and points for a page -------------------------------------------------------------------------
+
 
 def picture_url(image, side=48):
     """A picture, at most `side` pixels wide, as a `data:` address; 64 colours take a third of the room."""
@@ -178,19 +189,25 @@ def strip_html(data, rows, class_index, label):
     cells = []
     for row in map(int, rows):
         hit, name = int(data.class_index[row]) == class_index, data.classes[data.class_index[row]].replace("_", " ")
-        cells.append(f'<figure role="listitem" class="pros-cell {"hit" if hit else "miss"}">'
-                     f'<img src="{picture_url(data.load(row), 64)}" alt=""><figcaption>'
-                     f'<b aria-label="{"hit" if hit else "miss"}">{"✓" if hit else "✗"}</b> {html.escape(name)}'
-                     "</figcaption></figure>")
+        cells.append(
+            f'<figure role="listitem" class="pros-cell {"hit" if hit else "miss"}">'
+            f'<img src="{picture_url(data.load(row), 64)}" alt=""><figcaption>'
+            f'<b aria-label="{"hit" if hit else "miss"}">{"✓" if hit else "✗"}</b> {html.escape(name)}'
+            "</figcaption></figure>"
+        )
     return f'<div role="list" class="pros-strip" aria-label="{html.escape(label)}">{"".join(cells)}</div>'
 
 
 def query_html(data, row):
     """The query: its picture with class and domain."""
-    name, domain = (html.escape(x.replace("_", " ")) for x in (data.classes[data.class_index[row]],
-                                                               data.domains[data.domain_index[row]]))
-    return (f'<figure class="pros-query"><img src="{picture_url(data.load(row), 96)}" alt="the query"><figcaption>'
-            f'<b>{name}</b><br>{domain}</figcaption></figure>')
+    name, domain = (
+        html.escape(x.replace("_", " "))
+        for x in (data.classes[data.class_index[row]], data.domains[data.domain_index[row]])
+    )
+    return (
+        f'<figure class="pros-query"><img src="{picture_url(data.load(row), 96)}" alt="the query"><figcaption>'
+        f"<b>{name}</b><br>{domain}</figcaption></figure>"
+    )
 
 
 def unit_square(points):

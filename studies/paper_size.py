@@ -1,11 +1,12 @@
 """What a training step at the paper's size costs on this machine: seconds, memory, and pictures read per second.
 
-    python benchmarks/paper_size.py                    # needs a GPU; about a minute; figures/paper_size.csv
+    python studies/paper_size.py                    # needs a GPU; about a minute; figures/paper_size.csv
 
 ProS on ViT-B/32 with random weights (speed and memory do not depend on them), DomainNet's 300 classes and five
 training domains, batches of the preset `domainnet`. In float32, as the released code trains, and in bfloat16. Reading:
 photographs of 400 x 300 pixels as JPEG, decoded and augmented by one process.
 """
+
 import argparse
 import tempfile
 import time
@@ -20,8 +21,8 @@ from tqdm import tqdm
 
 from prosutils import ProS, load_clip, load_preset
 from prosutils.domains import Images, train_transform
-from prosutils.experiment import write_table
 from prosutils.image_files import load_image
+from prosutils.tables import write_table
 
 DOMAINS = ["clipart", "infograph", "painting", "quickdraw", "real"]
 
@@ -49,6 +50,7 @@ def step(model, stage, batch, half):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
     return run
 
 
@@ -60,29 +62,40 @@ def training_rows(repeats):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             seconds = timed(step(model.train(), stage, settings.batch_size, half), repeats)
-            yield dict(what=f"stage {stage}, a step of {settings.batch_size}",
-                       precision="bfloat16" if half else "float32", seconds=seconds,
-                       images_per_second=settings.batch_size / seconds, gib=torch.cuda.max_memory_allocated() / 2**30)
+            yield dict(
+                what=f"stage {stage}, a step of {settings.batch_size}",
+                precision="bfloat16" if half else "float32",
+                seconds=seconds,
+                images_per_second=settings.batch_size / seconds,
+                gib=torch.cuda.max_memory_allocated() / 2**30,
+            )
     model.eval()
     images = torch.randn(256, 3, model.clip.image_size, model.clip.image_size, device="cuda")
     with torch.no_grad():
         seconds = timed(lambda: model.encode_image(images), repeats)
-    yield dict(what="test features, a batch of 256", precision="float32", seconds=seconds,
-               images_per_second=256 / seconds)
+    yield dict(
+        what="test features, a batch of 256", precision="float32", seconds=seconds, images_per_second=256 / seconds
+    )
 
 
 def reading_row(folder, count=100):
     generator = np.random.default_rng(0)
-    for i in range(count):                       # low-frequency noise is about as large as a photograph, in bytes
+    for i in range(count):  # low-frequency noise is about as large as a photograph, in bytes
         small = Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8))
         small.resize((400, 300), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
     zeros = torch.zeros(count, dtype=torch.long)
-    data = SimpleNamespace(domains=("real",), domain_index=zeros, class_index=zeros,
-                           load=lambda row: load_image(folder / f"{row}.jpg"))
+    data = SimpleNamespace(
+        domains=("real",), domain_index=zeros, class_index=zeros, load=lambda row: load_image(folder / f"{row}.jpg")
+    )
     images = Images(data, torch.arange(count), train_transform(224, (0.5,) * 3, (0.25,) * 3))
     seconds = timed(lambda: [images[i] for i in range(count)], repeats=1, warm_up=1) / count
-    return dict(device="one core of its machine", what="reading, one process", precision="", seconds=seconds,
-                images_per_second=1 / seconds)
+    return dict(
+        device="one core of its machine",
+        what="reading, one process",
+        precision="",
+        seconds=seconds,
+        images_per_second=1 / seconds,
+    )
 
 
 def main():

@@ -1,14 +1,14 @@
 """Training curves and tables of results as figures."""
+
 import numpy as np
 import seaborn
 
-from .config import UserError
-from .grid import summary
+from ..files import UserError
+from ..grid import summary
 from .pictures import FAINT, FLAME, INK, WIDTH, NotebookFigure, domain_colours, emphasis, short, styled
 
 BLUE = "#0077BB"
-METHOD_COLOURS = {"Zero-shot CLIP": "#B4BDC6", "Heads only": "#7FB7E0", "VPT + heads": "#3E7FB1",
-                  "ProS": FLAME}
+METHOD_COLOURS = {"Zero-shot CLIP": "#B4BDC6", "Heads only": "#7FB7E0", "VPT + heads": "#3E7FB1", "ProS": FLAME}
 
 
 @styled
@@ -16,8 +16,7 @@ def training_curves(history):
     """Loss, accuracy and validation mAP@200 per epoch of `train`'s history; the kept epoch is ringed."""
     figure = NotebookFigure(figsize=(WIDTH, 2.5), layout="constrained")
     epochs, stages = np.arange(1, len(history) + 1), history["stage"].to_numpy()
-    panels = {"loss": "Training loss", "accuracy": "Training accuracy",
-              "val_mAP@200": "mAP@200 on validation classes"}
+    panels = {"loss": "Training loss", "accuracy": "Training accuracy", "val_mAP@200": "mAP@200 on validation classes"}
     for ax, (column, title) in zip(figure.subplots(1, 3), panels.items()):
         values = history[column].to_numpy(float)
         for stage, colour, learns in ((1, BLUE, "prompt units"), (2, FLAME, "simulator")):
@@ -29,7 +28,7 @@ def training_curves(history):
             ax.axvline((stages == 1).sum() + 0.5, color=FAINT, lw=1, ls=(0, (3, 3)), zorder=0)
         if column == "loss" and 1 in stages:
             ax.legend(loc="upper right")
-    if np.isfinite(values).any():                      # a folder may have no validation classes
+    if np.isfinite(values).any():  # a folder may have no validation classes
         best = int(np.nanargmax(values))
         ax.plot(epochs[best], values[best], "o", ms=9, mfc="none", mec=INK, mew=1.2)
         kept = f"kept: {history['epoch'].iloc[best]} of stage {stages[best]}, {values[best]:.3f}"
@@ -58,15 +57,22 @@ def results_bars(results, metric="mAP@200", chance=None):
         for i, method in enumerate(methods):
             seeds = rows[rows["method"] == method].groupby("unseen_domain")[metric]
             low, mean, high = seeds.agg(["min", "mean", "max"]).reindex(domains).to_numpy().T
-            bars = ax.bar(np.arange(len(domains)) + (i - (len(methods) - 1) / 2) * width, mean, width * 0.9,
-                          yerr=[mean - low, high - mean] if (high > low).any() else None, label=method,
-                          color=palette[method], capsize=2, error_kw=dict(lw=0.9, ecolor=INK, capthick=0.9))
+            bars = ax.bar(
+                np.arange(len(domains)) + (i - (len(methods) - 1) / 2) * width,
+                mean,
+                width * 0.9,
+                yerr=[mean - low, high - mean] if (high > low).any() else None,
+                label=method,
+                color=palette[method],
+                capsize=2,
+                error_kw=dict(lw=0.9, ecolor=INK, capthick=0.9),
+            )
             if len(cases) * len(domains) * len(methods) <= 18:
                 ax.bar_label(bars, fmt="%.3f", fontsize=6, padding=2)
         ax.set(title=f"{protocol}, {gallery} gallery", xlabel="held-out domain")
         ax.set_xticks(range(len(domains)), [short(name) for name in domains])
         ax.set_xlim(-0.6, len(domains) - 0.4)
-        ax.margins(y=0.09)                             # room for the labels
+        ax.margins(y=0.09)  # room for the labels
         if chance is not None:
             ax.axhline(chance, color=INK, lw=0.8, ls=(0, (4, 3)), label="chance")
     axes[0].set_ylabel(metric)
@@ -90,11 +96,22 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
     axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]
     colours = {name: METHOD_COLOURS.get(name, FLAME if name.startswith("ProS") else BLUE) for name in methods}
     ends = rows.groupby("unseen_domain")[metric].agg(["min", "max"])
-    span = max(0.06, (ends["max"] - ends["min"]).max() * 1.15)           # one scale: a length means the same everywhere
+    span = max(0.06, (ends["max"] - ends["min"]).max() * 1.15)  # one scale: a length means the same everywhere
     for ax, domain in zip(axes, domains):
         here = rows[rows.unseen_domain == domain]
-        seaborn.stripplot(here, x=metric, y="method", order=methods, hue="method", palette=colours, size=4, alpha=0.8,
-                          jitter=False, legend=False, ax=ax)
+        seaborn.stripplot(
+            here,
+            x=metric,
+            y="method",
+            order=methods,
+            hue="method",
+            palette=colours,
+            size=4,
+            alpha=0.8,
+            jitter=False,
+            legend=False,
+            ax=ax,
+        )
         place = np.arange(len(methods))
         ax.vlines(mean.loc[methods, domain], place - 0.32, place + 0.32, INK, lw=1.2)
         if "Zero-shot CLIP" in methods:
@@ -128,8 +145,18 @@ def change_dots(table, reference, spread=None, protocol="UCDR", gallery="unseen"
     for reach in (spread, spread / change.count().max() ** 0.5) if spread else ():
         ax.axvspan(-reach, reach, color=FAINT, alpha=0.25, lw=0, zorder=0)
     ax.axvline(0, color=FAINT, lw=1, zorder=0)
-    seaborn.stripplot(long, x="change", y="method", order=mean.index, hue="unseen_domain", size=5, alpha=0.9,
-                      jitter=False, palette=domain_colours(sorted(set(long.unseen_domain))), ax=ax)
+    seaborn.stripplot(
+        long,
+        x="change",
+        y="method",
+        order=mean.index,
+        hue="unseen_domain",
+        size=5,
+        alpha=0.9,
+        jitter=False,
+        palette=domain_colours(sorted(set(long.unseen_domain))),
+        ax=ax,
+    )
     place = np.arange(len(mean))
     ax.vlines(mean, place - 0.34, place + 0.34, INK, lw=1.4)
     ax.set(ylabel="", xlabel=f"change of {metric} against {reference}")

@@ -2,6 +2,7 @@
 
 Each carries a picture of itself: where no kernel runs (GitHub, a page of nbconvert) the reader sees that.
 """
+
 import base64
 import html
 import importlib
@@ -15,22 +16,38 @@ import torch
 import torch.nn.functional as F
 import traitlets
 
-from .config import UserError
-from .domains import usual_gallery
-from .evaluation import model_transform, query_metrics, rank
+from ..domains import usual_gallery
+from ..evaluation import model_transform
+from ..files import UserError
+from ..metrics import query_metrics, rank
+from ..pros import ProS
 from .pictures import compare_ranks, domain_colours, rank_strips, short
 from .plots import feature_maps, label_colours
-from .pros import ProS
-from .widget_parts import (Search, asset, complaint, decode_drawing, example_drawing, named, picture_url, place_drawing,
-                           query_html, searches_of, strip_html, unit_features, unit_square, with_own_units)
+from .widget_parts import (
+    Search,
+    asset,
+    complaint,
+    decode_drawing,
+    example_drawing,
+    named,
+    picture_url,
+    place_drawing,
+    query_html,
+    searches_of,
+    strip_html,
+    unit_features,
+    unit_square,
+    with_own_units,
+)
 
 
 class WithPicture:
     """A widget that also shows as a picture, `figure()`, and as a line of text that is the same in every run."""
+
     title = "A widget of prosutils: run this cell to use it."
 
     def __init__(self, **traits):
-        if "google.colab" in sys.modules:                # Colab shows no widget but its own until told to
+        if "google.colab" in sys.modules:  # Colab shows no widget but its own until told to
             importlib.import_module("google.colab.output").enable_custom_widget_manager()
         super().__init__(**traits)
 
@@ -41,17 +58,21 @@ class WithPicture:
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         png, size = self.figure()._repr_png_()
-        return (data | {"text/plain": repr(self), "image/png": base64.b64encode(png).decode()},
-                metadata | {"image/png": size})
+        return (
+            data | {"text/plain": repr(self), "image/png": base64.b64encode(png).decode()},
+            metadata | {"image/png": size},
+        )
 
 
 # --- Draw and search ----------------------------------------------------------------------------------------
 
+
 class SketchSearch(WithPicture, anywidget.AnyWidget):
     """The pad of `sketch_search`. `drawing` and `words` come from the browser, `answer` goes back to it."""
+
     title = "sketch_search: run this cell, then draw"
     _esm, _css = asset("element.js") + asset("sketch_pad.js"), asset("widgets.css")
-    strokes = traitlets.List().tag(sync=True, echo_update=False)    # what is on the canvas: a second view has it too
+    strokes = traitlets.List().tag(sync=True, echo_update=False)  # what is on the canvas: a second view has it too
     drawing = traitlets.Unicode().tag(sync=True, echo_update=False)
     words = traitlets.Unicode().tag(sync=True, echo_update=False)
     answer = traitlets.Dict().tag(sync=True)
@@ -83,8 +104,10 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
             query = place_drawing(decode_drawing(self.drawing))
         ask = Search.words if kind == "words" else Search.drawing
         ranks = {name: search.rank(ask(search, query), self.k) for name, search in self.searches.items()}
-        return [dict(name=name, scores=scores, cards=[self.card(place) for place in places])
-                for name, (scores, places) in ranks.items()]
+        return [
+            dict(name=name, scores=scores, cards=[self.card(place) for place in places])
+            for name, (scores, places) in ranks.items()
+        ]
 
     def card(self, place):
         """[address of the picture, class name] of a place in the gallery, made once."""
@@ -116,10 +139,16 @@ def sketch_search(models, data, gallery=None, k=9):
 
 # --- Explorers with menus -----------------------------------------------------------------------------------
 
+
 def menu(label, names, value=None):
     """A dropdown of names, written without "_"."""
-    return ipywidgets.Dropdown(options=[(name.replace("_", " "), name) for name in names], value=value or names[0],
-                               description=label, style=dict(description_width="96px"), layout=dict(width="300px"))
+    return ipywidgets.Dropdown(
+        options=[(name.replace("_", " "), name) for name in names],
+        value=value or names[0],
+        description=label,
+        style=dict(description_width="96px"),
+        layout=dict(width="300px"),
+    )
 
 
 def slider(label, kind=ipywidgets.FloatSlider, **limits):
@@ -128,6 +157,7 @@ def slider(label, kind=ipywidgets.FloatSlider, **limits):
 
 class Keys(anywidget.AnyWidget):
     """Leaves keys typed on an explorer's menus and sliders to them; JupyterLab would move its cells instead."""
+
     _esm = asset("keys.js")
 
 
@@ -151,7 +181,7 @@ class Explorer(WithPicture, ipywidgets.VBox):
         self.update()
 
     def update(self, change=None):
-        if self.busy:                                    # a menu that is refilled reports a change of its own
+        if self.busy:  # a menu that is refilled reports a change of its own
             return
         self.busy = True
         try:
@@ -190,8 +220,12 @@ class RankExplorer(Explorer):
         self.similarity = menu("Similarity", ["cosine", "euclidean"])
         self.first = slider("From rank", ipywidgets.IntSlider, min=1, max=max(1, len(split.gallery) - k + 1), step=k)
         others = [x for x in data.domains if x not in (*split.query_domains, split.gallery_domain)]
-        super().__init__(data, [*split.query_domains, *others], data.class_names(split.gallery),
-                         [self.method, self.similarity, self.first])
+        super().__init__(
+            data,
+            [*split.query_domains, *others],
+            data.class_names(split.gallery),
+            [self.method, self.similarity, self.first],
+        )
 
     def ranks(self):
         """{method: (rows [k] from the chosen rank on, AP@200)} of the chosen query."""
@@ -200,8 +234,13 @@ class RankExplorer(Explorer):
             if self.method.value in (name, "all, side by side"):
                 query = search.row(self.row)
                 places = search.rank(query, before + self.k, self.similarity.value)[1][before:]
-                scores = query_metrics(query, labels[[self.row]], search.features, labels[search.gallery],
-                                       **search.options | dict(similarity=self.similarity.value))
+                scores = query_metrics(
+                    query,
+                    labels[[self.row]],
+                    search.features,
+                    labels[search.gallery],
+                    **search.options | dict(similarity=self.similarity.value),
+                )
                 found[name] = self.split.gallery[places], float(scores["AP@200"])
         return found
 
@@ -210,14 +249,20 @@ class RankExplorer(Explorer):
         for name, (rows, score) in self.ranks().items():
             hits, last = int((self.data.class_index[rows] == label).sum()), first + len(rows) - 1
             told = f"AP@200 {score:.2f}, ranks {first} to {last}: {hits} right"
-            parts.append(f"<h4>{html.escape(name)} <small>{told}</small></h4>"
-                         + strip_html(self.data, rows, label, f"ranks by {name}"))
+            parts.append(
+                f"<h4>{html.escape(name)} <small>{told}</small></h4>"
+                + strip_html(self.data, rows, label, f"ranks by {name}")
+            )
         return f'<div class="pros-row">{query_html(self.data, self.row)}<div>{"".join(parts)}</div></div>'
 
     def figure(self):
         ranked = self.ranks()
-        return compare_ranks(self.data, self.row, {name: rows for name, (rows, _) in ranked.items()},
-                             {name: [score] for name, (_, score) in ranked.items()})
+        return compare_ranks(
+            self.data,
+            self.row,
+            {name: rows for name, (rows, _) in ranked.items()},
+            {name: [score] for name, (_, score) in ranked.items()},
+        )
 
 
 def rank_explorer(data, split, models, k=9):
@@ -230,6 +275,7 @@ def rank_explorer(data, split, models, k=9):
 
 # --- Prompt units -------------------------------------------------------------------------------------------
 
+
 class UnitExplorer(Explorer):
     title = "unit_explorer: run this cell, then swap a unit"
 
@@ -239,7 +285,7 @@ class UnitExplorer(Explorer):
         self.gallery = in_gallery[torch.isin(in_gallery, split.train)]
         self.gallery_features = with_own_units(model, data, self.gallery)
         with torch.no_grad():
-            self.texts = F.normalize(model.encode_classes().float().cpu(), dim=1)                   # [S, D]
+            self.texts = F.normalize(model.encode_classes().float().cpu(), dim=1)  # [S, D]
         self.units = [menu("Domain unit", ["own", *model.domains]), menu("Class unit", ["own", *model.classes])]
         self.scales = [slider(f"{kind} scale", min=0, max=3, step=0.1, value=1) for kind in ("Domain", "Class")]
         queries = [x for x in model.domains if x != self.gallery_domain] or list(model.domains)
@@ -248,16 +294,20 @@ class UnitExplorer(Explorer):
     def feature(self, units, scales):
         """Feature [1, D] of the chosen picture with these units ("own" or a name) and scales, two each."""
         own = self.domain.value, self.class_name.value
-        index = [torch.tensor([known.index(mine if unit == "own" else unit)])
-                 for known, mine, unit in zip((self.model.domains, self.model.classes), own, units)]
+        index = [
+            torch.tensor([known.index(mine if unit == "own" else unit)])
+            for known, mine, unit in zip((self.model.domains, self.model.classes), own, units)
+        ]
         image = model_transform(self.model)(self.data.load(self.row))[None]
         return unit_features(self.model, image, *index, *scales)
 
     def cases(self):
         """{caption: feature [1, D]}: with its own units, and as the menus say."""
         units, scales = [menu.value for menu in self.units], [scale.value for scale in self.scales]
-        changed = ", ".join(f"{kind} {unit.replace('_', ' ')} × {scale:.1f}"
-                            for kind, unit, scale in zip(("domain", "class"), units, scales))
+        changed = ", ".join(
+            f"{kind} {unit.replace('_', ' ')} × {scale:.1f}"
+            for kind, unit, scale in zip(("domain", "class"), units, scales)
+        )
         return {"Own units": self.feature(("own", "own"), (1, 1)), f"Units: {changed}": self.feature(units, scales)}
 
     def ranks(self, feature):
@@ -266,22 +316,28 @@ class UnitExplorer(Explorer):
     def page(self):
         cases, label = self.cases(), int(self.data.class_index[self.row])
         original, changed = cases.values()
-        parts = [f"<h4>{html.escape(name)}</h4>" + strip_html(self.data, self.ranks(feature), label, name)
-                 for name, feature in cases.items()]
+        parts = [
+            f"<h4>{html.escape(name)}</h4>" + strip_html(self.data, self.ranks(feature), label, name)
+            for name, feature in cases.items()
+        ]
         moved = float(F.cosine_similarity(original, changed))
-        return (f'<div class="pros-row">{query_html(self.data, self.row)}<div><p role="status">Cosine with the '
-                f"original feature: <b>{moved:.3f}</b></p>{self.bars(original, changed)}{''.join(parts)}</div></div>")
+        return (
+            f'<div class="pros-row">{query_html(self.data, self.row)}<div><p role="status">Cosine with the '
+            f"original feature: <b>{moved:.3f}</b></p>{self.bars(original, changed)}{''.join(parts)}</div></div>"
+        )
 
     def bars(self, original, changed, count=5):
         """The texts nearest to the changed feature: a bar of the cosine each, and how the change moved it."""
-        before, after = ((F.normalize(x, dim=1) @ self.texts.T)[0] for x in (original, changed))     # [S]
+        before, after = ((F.normalize(x, dim=1) @ self.texts.T)[0] for x in (original, changed))  # [S]
         lines = []
         for i in after.topk(min(count, len(after))).indices.tolist():
             name = html.escape(self.model.classes[i].replace("_", " "))
             own = self.model.classes[i] == self.class_name.value
-            lines.append(f'<tr class="{"hit" if own else ""}"><th scope="row">{"✓ " if own else ""}{name}</th><td>'
-                         f'<i style="width:{200 * max(0.0, float(after[i])):.0f}px"></i> {after[i]:.3f} '
-                         f"({after[i] - before[i]:+.3f})</td></tr>")
+            lines.append(
+                f'<tr class="{"hit" if own else ""}"><th scope="row">{"✓ " if own else ""}{name}</th><td>'
+                f'<i style="width:{200 * max(0.0, float(after[i])):.0f}px"></i> {after[i]:.3f} '
+                f"({after[i] - before[i]:+.3f})</td></tr>"
+            )
         return f'<table class="pros-bars"><caption>Nearest class texts</caption>{"".join(lines)}</table>'
 
     def figure(self):
@@ -289,8 +345,10 @@ class UnitExplorer(Explorer):
         cases = self.cases()
         if torch.equal(*cases.values()):
             other = self.model.classes[self.model.classes.index(self.class_name.value) - 1]
-            cases = {"Own units": self.feature(("own", "own"), (1, 1)),
-                     f"Unit of {short(other)}": self.feature(("own", other), (1, 1))}
+            cases = {
+                "Own units": self.feature(("own", "own"), (1, 1)),
+                f"Unit of {short(other)}": self.feature(("own", other), (1, 1)),
+            }
         return compare_ranks(self.data, self.row, {name: self.ranks(feature) for name, feature in cases.items()})
 
 
@@ -303,37 +361,48 @@ def unit_explorer(model, data, split, k=9):
     Raises UserError for a model without units.
     """
     if not isinstance(model, ProS):
-        raise UserError(f"{model.method} has no prompt units: give a ProS.")
+        raise UserError(f"{model.label} has no prompt units: give a ProS.")
     return UnitExplorer(model, data, split, k)
 
 
 # --- Maps ---------------------------------------------------------------------------------------------------
 
+
 class MapExplorer(WithPicture, anywidget.AnyWidget):
     title = "map_explorer: run this cell, then point at a picture"
     _esm, _css = asset("element.js") + asset("map_explorer.js"), asset("widgets.css")
-    pictures = traitlets.List().tag(sync=True)      # n addresses
-    maps = traitlets.Dict().tag(sync=True)          # {name: n points, each [x, y] in 0 to 1, y down}
-    kinds = traitlets.Dict().tag(sync=True)         # {"class" | "domain": {names, colours, index of each picture}}
-    state = traitlets.Dict().tag(sync=True)         # {map, kind, brushed: {kind: [indices]}, point}
+    pictures = traitlets.List().tag(sync=True)  # n addresses
+    maps = traitlets.Dict().tag(sync=True)  # {name: n points, each [x, y] in 0 to 1, y down}
+    kinds = traitlets.Dict().tag(sync=True)  # {"class" | "domain": {names, colours, index of each picture}}
+    state = traitlets.Dict().tag(sync=True)  # {map, kind, brushed: {kind: [indices]}, point}
 
     def __init__(self, data, rows, maps):
         self.data, self.rows, self.points = data, rows, maps
         kinds = {}
-        for kind, names, index in (("domain", data.domains, data.domain_index[rows]),
-                                   ("class", data.classes, data.class_index[rows])):
+        for kind, names, index in (
+            ("domain", data.domains, data.domain_index[rows]),
+            ("class", data.classes, data.class_index[rows]),
+        ):
             present, position = index.unique(return_inverse=True)
             names = [names[i] for i in present]
             colours = domain_colours(names) if kind == "domain" else label_colours(names)
-            kinds[kind] = dict(names=[x.replace("_", " ") for x in names], colours=[colours[x] for x in names],
-                               index=position.tolist())
+            kinds[kind] = dict(
+                names=[x.replace("_", " ") for x in names], colours=[colours[x] for x in names], index=position.tolist()
+            )
         state = {"map": next(iter(maps)), "kind": "domain", "brushed": {"domain": [], "class": []}, "point": -1}
-        super().__init__(pictures=[picture_url(data.load(int(row))) for row in rows], kinds=kinds, state=state,
-                         maps={name: unit_square(points).tolist() for name, points in maps.items()})
+        super().__init__(
+            pictures=[picture_url(data.load(int(row))) for row in rows],
+            kinds=kinds,
+            state=state,
+            maps={name: unit_square(points).tolist() for name, points in maps.items()},
+        )
 
     def figure(self):
-        shared = dict(labels=self.data.domain_index[self.rows], names=self.data.domains,
-                      images=lambda i: self.data.load(int(self.rows[i])))
+        shared = dict(
+            labels=self.data.domain_index[self.rows],
+            names=self.data.domains,
+            images=lambda i: self.data.load(int(self.rows[i])),
+        )
         return feature_maps([dict(points=points, title=name, **shared) for name, points in self.points.items()])
 
 

@@ -1,6 +1,6 @@
 """Exercises that answer: the cell magic `%%exercise NAME`, and `check` for use without it.
 
-    %load_ext prosutils.exercises
+    %load_ext prosutils.teaching.exercises
 
     %%exercise own_units
     def own_units(domain_units, class_units, domain_index, class_index):
@@ -9,6 +9,7 @@
 The learner's function is tried on small inputs and what is wrong is said in words. Afterwards NAME is the learner's
 function if it is right, and the package's own else, so that a notebook runs to its end with exercises unsolved.
 """
+
 import contextlib
 import copy
 import dis
@@ -23,17 +24,20 @@ import numpy as np
 import torch
 from IPython.core.magic import Magics, cell_magic, magics_class
 
-from .config import UserError
-from .tasks_measuring import EXERCISES
+from ..files import UserError
+from . import tasks_measuring  # noqa: F401  (importing it registers its exercises)
+from .tasks_training import EXERCISES
 
 GOES_ON = "the notebook goes on with the package's own code."
 NOT_SOLVED = f"Not solved yet: {GOES_ON}"
 #: What an exception usually means, beside what Python says.
-EXPLAINED = {NameError: "Is it a typing error, or a name that only exists elsewhere?",
-             IndexError: "Some number is too large for the axis it indexes.",
-             ZeroDivisionError: "What if there is nothing to count?",
-             RuntimeError: "Compare the shapes of what stands in this line.",
-             TimeoutError: "Does the loop ever reach its end?"}
+EXPLAINED = {
+    NameError: "Is it a typing error, or a name that only exists elsewhere?",
+    IndexError: "Some number is too large for the axis it indexes.",
+    ZeroDivisionError: "What if there is nothing to count?",
+    RuntimeError: "Compare the shapes of what stands in this line.",
+    TimeoutError: "Does the loop ever reach its end?",
+}
 #: Longer than any right answer takes on a slow machine.
 SECONDS = 20
 #: What an empty function consists of.
@@ -41,13 +45,12 @@ IDLE = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
 
 
 def load_ipython_extension(shell):
-    """`%load_ext prosutils.exercises`"""
+    """`%load_ext prosutils.teaching.exercises`"""
     shell.register_magics(ExerciseMagics)
 
 
 @magics_class
 class ExerciseMagics(Magics):
-
     @cell_magic
     def exercise(self, line, cell):
         """%%exercise NAME: runs the cell, checks the function NAME, and says what is wrong with it."""
@@ -76,7 +79,7 @@ def run_cell(name, cell, namespace):
         print(error)
         return
     namespace[name] = exercise.right
-    file, source = f"<exercise {name}>", "\n" + cell                 # the magic's line counts, as in the learner's cell
+    file, source = f"<exercise {name}>", "\n" + cell  # the magic's line counts, as in the learner's cell
     linecache.cache[file] = len(source), None, source.splitlines(True), file
     try:
         exec(compile(source, file, "exec"), namespace)
@@ -101,6 +104,7 @@ def tell(solved, told):
 
 # ---- judging -----------------------------------------------------------------------------------------------
 
+
 def judge(exercise, function):
     """(True where the function is right, what the learner is told)."""
     name = exercise.right.__name__
@@ -110,7 +114,7 @@ def judge(exercise, function):
         return False, f"`{name}` is {kind_of(function)}, not a function."
     if is_stub(function):
         return False, NOT_SOLVED
-    tried, problem = [], None                                       # (arguments, learner's result, right result)
+    tried, problem = [], None  # (arguments, learner's result, right result)
     for case in exercise.cases():
         right = exercise.right(*copy.deepcopy(case))
         yours, problem = attempt(exercise, function, case, right)
@@ -140,8 +144,10 @@ def attempt(exercise, function, case, right):
     for name, before, after in zip(inspect.signature(exercise.right).parameters, case, given):
         if hasattr(before, "shape") and not np.array_equal(before, after):
             copied = "clone" if torch.is_tensor(before) else "copy"
-            return None, (f"Your function changes its input `{name}`, which others need as it was. Make a copy first: "
-                          f"`{name}.{copied}()`.")
+            return None, (
+                f"Your function changes its input `{name}`, which others need as it was. Make a copy first: "
+                f"`{name}.{copied}()`."
+            )
     yours = comparable(result, right)
     if yours is None:
         wanted = "a tensor" if torch.is_tensor(right) and right.ndim else exercise.shape
@@ -179,13 +185,17 @@ def known_mistake(exercise, tried, wrong):
 def difference(exercise, yours, right):
     """What differs, where no mistake is known that gives it: the shape, the kind of number, or the first entry."""
     if yours.shape != right.shape:
-        return (f"Your result has the shape {list(yours.shape)}; for these inputs it should be {list(right.shape)}: "
-                f"{exercise.shape}.")
+        return (
+            f"Your result has the shape {list(yours.shape)}; for these inputs it should be {list(right.shape)}: "
+            f"{exercise.shape}."
+        )
     if kind(yours) != kind(right):
         return f"Your result holds numbers of type {yours.dtype}; they should be {right.dtype}: {exercise.shape}."
     if not yours.isfinite().all():
-        return (f"{int((~yours.isfinite()).sum())} of {yours.numel()} numbers of your result are not finite (NaN or "
-                "infinite). Is something divided by zero?")
+        return (
+            f"{int((~yours.isfinite()).sum())} of {yours.numel()} numbers of your result are not finite (NaN or "
+            "infinite). Is something divided by zero?"
+        )
     apart = ~torch.isclose(yours.double(), right.double(), rtol=1e-4, atol=1e-5)
     first = tuple(apart.nonzero()[0].tolist())
     where = f"{int(apart.sum())} of {apart.numel()} numbers differ, the first at {list(first)}: " if first else ""
@@ -193,6 +203,7 @@ def difference(exercise, yours, right):
 
 
 # ---- helpers -----------------------------------------------------------------------------------------------
+
 
 def comparable(value, right):
     """A result as a tensor that can be compared with the right one; None where its type is wrong.
@@ -214,8 +225,11 @@ def as_tensor(value):
 
 
 def same(a, b):
-    return (a.shape == b.shape and kind(a) == kind(b)
-            and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True))
+    return (
+        a.shape == b.shape
+        and kind(a) == kind(b)
+        and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
+    )
 
 
 def kind(tensor):
@@ -230,8 +244,11 @@ def kind_of(value):
 
 def is_stub(function):
     """Whether a function does nothing at all."""
-    return (hasattr(function, "__code__") and function.__code__.co_consts[-1] is None
-            and {step.opname for step in dis.get_instructions(function)} <= IDLE)
+    return (
+        hasattr(function, "__code__")
+        and function.__code__.co_consts[-1] is None
+        and {step.opname for step in dis.get_instructions(function)} <= IDLE
+    )
 
 
 def signature(exercise):
@@ -249,5 +266,7 @@ def in_words(error, file):
         return f"The function cannot be called ({error}). Keep its first line as it was."
     says = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
     hint = next((f" {text}" for kind, text in EXPLAINED.items() if isinstance(error, kind)), "")
-    return (f"Line {lines[-1]} stops with {kind_of(error)}{quoted(linecache.getline(file, lines[-1]))}. "
-            f"Python says: {says}.{hint}")
+    return (
+        f"Line {lines[-1]} stops with {kind_of(error)}{quoted(linecache.getline(file, lines[-1]))}. "
+        f"Python says: {says}.{hint}"
+    )

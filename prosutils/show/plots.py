@@ -1,5 +1,5 @@
 """What notebooks, the README and the tutorial draw. Every function returns a Figure and shows nothing."""
-import os
+
 import warnings
 from pathlib import Path
 
@@ -11,35 +11,80 @@ from matplotlib import patheffects
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
 
-from .config import UserError
+from ..evaluation import embed_rows, switch_options
+from ..files import UserError, written_whole
+from ..metrics import neighbour_purity, query_metrics, rank
 from .diagrams import mask_matrix, split_map, token_sequence
-from .domains import Images, inverted_domains
-from .evaluation import embed, model_transform, neighbour_purity, query_metrics, rank, switch_options
-from .pictures import (FAINT, INK, STYLE, WIDTH, NotebookFigure, benchmark_banner, compare_ranks,
-                       contact_sheet, domain_colours, rank_strips, short, show_images, styled, thumbnail)
-from .result_plots import BLUE, change_dots, results_bars, results_dots, training_curves
+from .pictures import (
+    FAINT,
+    INK,
+    STYLE,
+    WIDTH,
+    NotebookFigure,
+    benchmark_banner,
+    compare_ranks,
+    contact_sheet,
+    domain_colours,
+    rank_strips,
+    short,
+    show_images,
+    styled,
+    thumbnail,
+)
+from .results import BLUE, change_dots, results_bars, results_dots, training_curves
 
-__all__ = ["STYLE", "benchmark_banner", "change_dots", "compare_ranks", "contact_sheet", "domain_colours",
-           "feature_map", "feature_maps", "mask_matrix", "principal_plane", "rank_strips", "results_bars",
-           "results_dots", "save", "show_images", "similarity_matrix", "split_map", "token_sequence", "training_curves",
-           "tutorial_figures", "umap_points", "unit_map"]
+__all__ = [
+    "STYLE",
+    "benchmark_banner",
+    "change_dots",
+    "compare_ranks",
+    "contact_sheet",
+    "domain_colours",
+    "feature_map",
+    "feature_maps",
+    "mask_matrix",
+    "principal_plane",
+    "rank_strips",
+    "results_bars",
+    "results_dots",
+    "save",
+    "show_images",
+    "similarity_matrix",
+    "split_map",
+    "token_sequence",
+    "training_curves",
+    "tutorial_figures",
+    "umap_points",
+    "unit_map",
+]
 
 # --- Features in a plane ------------------------------------------------------------------------------------
+
 
 @styled
 def similarity_matrix(values, row_images, column_labels, row_labels=None, title=None):
     """Cosines [r, c] as a heat map, r pictures at the left and c words on top; each row's best is framed."""
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
-    slope = 0.05 * max(len(short(name, 20)) for name in column_labels)     # inches the slanted words take
+    slope = 0.05 * max(len(short(name, 20)) for name in column_labels)  # inches the slanted words take
     left, top, right = 1.7 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
     unit = min(0.55, (WIDTH - left - right) / columns)
     width, height = left + columns * unit + right, top + rows * unit + 0.1
     figure = NotebookFigure(figsize=(width, height))
     ax = figure.add_axes([left / width, 0.1 / height, columns * unit / width, rows * unit / height])
-    seaborn.heatmap(values, ax=ax, cmap=seaborn.light_palette(BLUE, as_cmap=True), cbar=False, linewidths=1.5,
-                    annot=unit > 0.38, fmt=".2f", annot_kws=dict(fontsize=6.5), linecolor="white",
-                    xticklabels=False, yticklabels=False)
+    seaborn.heatmap(
+        values,
+        ax=ax,
+        cmap=seaborn.light_palette(BLUE, as_cmap=True),
+        cbar=False,
+        linewidths=1.5,
+        annot=unit > 0.38,
+        fmt=".2f",
+        annot_kws=dict(fontsize=6.5),
+        linecolor="white",
+        xticklabels=False,
+        yticklabels=False,
+    )
     for row, (best, image) in enumerate(zip(values.argmax(1).tolist(), row_images)):
         ax.add_patch(Rectangle((best, row), 1, 1, fill=False, ec=INK, lw=1.2, zorder=5))
         x, y = left - 0.1 - 0.94 * unit, height - top - (row + 0.97) * unit
@@ -49,8 +94,7 @@ def similarity_matrix(values, row_images, column_labels, row_labels=None, title=
         if row_labels:
             ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row]), ha="right", va="center", fontsize=7)
     for column, name in enumerate(column_labels):
-        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=7, rotation=45, va="bottom",
-                rotation_mode="anchor")
+        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=7, rotation=45, va="bottom", rotation_mode="anchor")
     figure.text(0.1 / width, 1 - 0.12 / height, title or "", fontsize=9, fontweight="bold", va="top")
     return figure
 
@@ -62,9 +106,16 @@ def umap_points(features, seed=0, neighbours=15):
         raise UserError(f"UMAP needs 5 features or more, not {len(features)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import umap                                    # compiles for some seconds: only where it is wanted
-        reducer = umap.UMAP(n_neighbors=min(neighbours, len(features) - 1), metric="cosine", low_memory=True,
-                            init="spectral" if len(features) > 30 else "random", random_state=seed, n_jobs=1)
+        import umap  # compiles for some seconds: only where it is wanted
+
+        reducer = umap.UMAP(
+            n_neighbors=min(neighbours, len(features) - 1),
+            metric="cosine",
+            low_memory=True,
+            init="spectral" if len(features) > 30 else "random",
+            random_state=seed,
+            n_jobs=1,
+        )
         return reducer.fit_transform(features)
 
 
@@ -75,8 +126,7 @@ def feature_map(points, labels, names=None, images=None, title=None, number=None
     labels: n names, or n indices into `names`; images: n PIL images, or a function that loads the i-th;
     number: a text above the map, for example "neighbour purity by class 0.71".
     """
-    return feature_maps([dict(points=points, labels=labels, names=names, images=images, title=title,
-                              number=number)])
+    return feature_maps([dict(points=points, labels=labels, names=names, images=images, title=title, number=number)])
 
 
 @styled
@@ -91,8 +141,16 @@ def feature_maps(panels, columns=None):
     for i, panel in enumerate(panels):
         ax = figure.add_subplot(rows, columns, i + 1)
         draw_map(ax, side, **panel)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=legend_columns, columnspacing=0.8,
-                  handletextpad=0.1, fontsize=6.5, scatterpoints=1, scatteryoffsets=[0.55])
+        ax.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.01),
+            ncols=legend_columns,
+            columnspacing=0.8,
+            handletextpad=0.1,
+            fontsize=6.5,
+            scatterpoints=1,
+            scatteryoffsets=[0.55],
+        )
     return figure
 
 
@@ -104,8 +162,14 @@ def draw_map(ax, side, points, labels, names=None, images=None, title=None, numb
     colours = label_colours(present)
     for name in present:
         mine = [i for i, label in enumerate(labels) if label == name]
-        ax.scatter(*points[mine].T, s=9 if len(points) > 300 else 16, color=colours[name], alpha=0.75,
-                   linewidths=0, label=short(name, 16))
+        ax.scatter(
+            *points[mine].T,
+            s=9 if len(points) > 300 else 16,
+            color=colours[name],
+            alpha=0.75,
+            linewidths=0,
+            label=short(name, 16),
+        )
     ax.set(xticks=[], yticks=[], box_aspect=1)
     ax.spines[:].set(visible=True, color=FAINT)
     ax.margins(0.08)
@@ -116,8 +180,11 @@ def draw_map(ax, side, points, labels, names=None, images=None, title=None, numb
         for i in spread(points, 0.085 if side > 4 else 0.11):
             small = thumbnail(load(i), 64)
             shown = OffsetImage(small, zoom=0.06 * side * 72 / small.width)
-            ax.add_artist(AnnotationBbox(shown, points[i], bboxprops=dict(ec=colours[labels[i]], lw=1.1,
-                                                                          boxstyle="round,pad=0.12")))
+            ax.add_artist(
+                AnnotationBbox(
+                    shown, points[i], bboxprops=dict(ec=colours[labels[i]], lw=1.1, boxstyle="round,pad=0.12")
+                )
+            )
 
 
 def label_colours(names):
@@ -161,8 +228,11 @@ def unit_map(units, names, labels=None, title=None):
     for group, colour in colours.items():
         mine = [i for i, x in enumerate(groups) if x == group]
         ax.scatter(*points[mine].T, s=22, color=colour, label=short(group, 20), linewidths=0)
-    ax.set(xlabel=f"first principal component ({shares[0]:.0%})", title=title or "",
-           ylabel=f"second principal component ({shares[1]:.0%})")
+    ax.set(
+        xlabel=f"first principal component ({shares[0]:.0%})",
+        title=title or "",
+        ylabel=f"second principal component ({shares[1]:.0%})",
+    )
     ax.margins(0.08)
     if labels is not None:
         ax.legend(loc="best", fontsize=7)
@@ -176,9 +246,15 @@ def write_names(figure, ax, points, names):
     taken, dots = [], ax.transData.transform(points)
     for point, name in zip(points, names):
         for dx, dy in ((5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)):
-            text = ax.annotate(short(name, 18), point, (dx, dy), textcoords="offset points", fontsize=6.5,
-                               ha="left" if dx > 0 else "right" if dx else "center",
-                               va="bottom" if dy > 0 else "top" if dy else "center")
+            text = ax.annotate(
+                short(name, 18),
+                point,
+                (dx, dy),
+                textcoords="offset points",
+                fontsize=6.5,
+                ha="left" if dx > 0 else "right" if dx else "center",
+                va="bottom" if dy > 0 else "top" if dy else "center",
+            )
             box = text.get_window_extent().padded(3)
             if not (any(box.overlaps(other) for other in taken) or box.count_contains(dots)):
                 text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="white")])
@@ -189,6 +265,7 @@ def write_names(figure, ax, points, names):
 
 # --- The tutorial's figures ---------------------------------------------------------------------------------
 
+
 def tutorial_figures(run, models, folder):
     """Draw what `python -m prosutils tutorial` promises into `folder`; returns the paths.
 
@@ -196,16 +273,13 @@ def tutorial_figures(run, models, folder):
     training.png, and results.png from the rows of this preset in the run's results.csv.
     """
     results = pd.read_csv(run.artifacts / "results.csv")
-    figures = {f"ranks_{run.split.unseen_domain}": tutorial_ranks(run, models),
-               f"umap_{run.split.unseen_domain}": tutorial_umap(run, models["pros"]),
-               "training": training_curves(run.fit("pros", progress=False)[1]),
-               "results": results_bars(results[results["preset"] == run.config.preset])}
+    figures = {
+        f"ranks_{run.split.unseen_domain}": tutorial_ranks(run, models),
+        f"umap_{run.split.unseen_domain}": tutorial_umap(run, models["pros"]),
+        "training": training_curves(run.fit("pros", progress=False)[1]),
+        "results": results_bars(results[results["preset"] == run.config.preset]),
+    }
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
-
-
-def embed_rows(model, data, rows):
-    """Features [n, D] of some rows of `data`, prepared as the model wants them."""
-    return embed(model, Images(data, rows, model_transform(model), inverted_domains(model.config.switches)))
 
 
 def tutorial_ranks(run, models, queries=6, k=9):
@@ -219,8 +293,8 @@ def tutorial_ranks(run, models, queries=6, k=9):
     for model in (models["zero-shot"], models["pros"]):
         query, gallery = embed_rows(model, data, chosen), embed_rows(model, data, split.gallery)
         options = switch_options(model.config.switches)
-        ranked[model.method] = split.gallery[rank(query, gallery, options["similarity"], k)[1]]
-        scores[model.method] = query_metrics(query, labels, gallery, gallery_labels, **options)["AP@200"]
+        ranked[model.label] = split.gallery[rank(query, gallery, options["similarity"], k)[1]]
+        scores[model.label] = query_metrics(query, labels, gallery, gallery_labels, **options)["AP@200"]
     return compare_ranks(data, chosen, ranked, scores)
 
 
@@ -230,23 +304,26 @@ def tutorial_umap(run, model, classes=12):
     rows = data.rows([split.unseen_domain, split.gallery_domain], split.unseen_classes[:classes])
     features = embed_rows(model, data, rows)
     points, panels = umap_points(features), []
-    for kind, index, names in (("domain", data.domain_index[rows], data.domains),
-                               ("class", data.class_index[rows], data.classes)):
+    for kind, index, names in (
+        ("domain", data.domain_index[rows], data.domains),
+        ("class", data.class_index[rows], data.classes),
+    ):
         purity = neighbour_purity(features, index)
-        panels.append(dict(points=points, labels=index, names=names, images=lambda i: data.load(int(rows[i])),
-                           title=f"{model.method}, unseen classes, by {kind}",
-                           number=f"neighbour purity by {kind} {purity:.2f}"))
+        panels.append(
+            dict(
+                points=points,
+                labels=index,
+                names=names,
+                images=lambda i: data.load(int(rows[i])),
+                title=f"{model.label}, unseen classes, by {kind}",
+                number=f"neighbour purity by {kind} {purity:.2f}",
+            )
+        )
     return feature_maps(panels)
 
 
 def save(figure, path, dpi=150):
-    """Write a figure as PNG, beside the target and moved there in one step. UserError without permission."""
-    path = Path(path)
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure as PNG; returns the path. UserError without permission."""
+    with written_whole(path) as part:
         part.write_bytes(figure.png(dpi))
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
-    return path
+    return Path(path)

@@ -13,6 +13,7 @@ nothing left to validate on and keeps its last epoch:
     python -m prosutils train --preset domainnet --data DomainNet --set training_classes=train
     python -m prosutils train --preset domainnet --data DomainNet --set stage2.epochs=<the best epoch of that run>
 """
+
 import functools
 import json
 import re
@@ -21,8 +22,9 @@ from importlib import resources
 
 import pandas as pd
 
-from .config import Switches, UserError
+from .config import Switches
 from .domains import ImageDomains
+from .files import UserError
 from .splits import Sample, protocol_splits
 
 #: A domain with fewer of its published images is incomplete: public copies differ by less (users of Sketchy
@@ -61,13 +63,13 @@ class Benchmark:
 
     name: str
     source: str
-    images: dict[str, int]                 # domain: number of images
-    classes: dict[str, list[str]]          # train, val, test, in the order of the released code; or "unsplit"
+    images: dict[str, int]  # domain: number of images
+    classes: dict[str, list[str]]  # train, val, test, in the order of the released code; or "unsplit"
     gallery_domain: str
-    query_domain: dict[str, str] = field(default_factory=dict)   # held-out domain ("none"): UcCDR's query domain
-    aliases: dict[str, str] = field(default_factory=dict)        # class_key of a misspelt folder: its class
-    udcdr: dict | None = None              # classes: how many of the first; share of their images; share_of a domain
-    sizes: dict = field(default_factory=dict)                    # held-out domain: {protocol: [queries, gallery]}
+    query_domain: dict[str, str] = field(default_factory=dict)  # held-out domain ("none"): UcCDR's query domain
+    aliases: dict[str, str] = field(default_factory=dict)  # class_key of a misspelt folder: its class
+    udcdr: dict | None = None  # classes: how many of the first; share of their images; share_of a domain
+    sizes: dict = field(default_factory=dict)  # held-out domain: {protocol: [queries, gallery]}
 
     @functools.cached_property
     def spelling(self):
@@ -103,10 +105,15 @@ class Benchmark:
     def surplus(self, counts):
         """What a folder holds beside the benchmark, one sentence each; it is not used."""
         wanted = [name for names in self.classes.values() for name in names]
-        unknown = {"Domains": [name for name in counts.columns if name not in self.images],
-                   "Classes": [name for name in counts.index if name not in wanted]}
-        return [f"{kind} that {self.name} does not have: {listing(names)}. They are not used."
-                for kind, names in unknown.items() if names]
+        unknown = {
+            "Domains": [name for name in counts.columns if name not in self.images],
+            "Classes": [name for name in counts.index if name not in wanted],
+        }
+        return [
+            f"{kind} that {self.name} does not have: {listing(names)}. They are not used."
+            for kind, names in unknown.items()
+            if names
+        ]
 
     def splits(self, data, unseen_domain, training_classes="train+val", seed=0, switches=Switches()):
         """The splits of the published protocols on a folder, one `Split` each; see `protocol_splits`.
@@ -118,25 +125,36 @@ class Benchmark:
             raise UserError(f"{self.name} has no published splits: set dataset=folder, which draws the classes.")
         if str(unseen_domain).lower() not in self.query_domain:
             raise UserError(f"{self.name} holds out one of {', '.join(self.query_domain)}, not {unseen_domain}.")
-        train, val, test = ([name for name in self.classes[part] if name in data.classes]
-                            for part in ("train", "val", "test"))
+        train, val, test = (
+            [name for name in self.classes[part] if name in data.classes] for part in ("train", "val", "test")
+        )
         if training_classes == "train+val":
             train, val = train + val, []
         if missing := [name for name in self.images if name not in data.domains]:
-            raise UserError(f"{data.root} lacks {len(missing)} of the {len(self.images)} domains of {self.name}: "
-                            f"{', '.join(f'{name} ({self.images[name]:,} images)' for name in missing)}. It has "
-                            f"{', '.join(data.domains)}.")
-        return protocol_splits(data, unseen_domain, unseen_classes=test, val_classes=val, seen_classes=train, seed=seed,
-                               gallery_domain=self.gallery_domain, switches=switches,
-                               query_domain=self.query_domain[str(unseen_domain).lower()],
-                               udcdr_sample=self.udcdr_sample(unseen_domain, train))
+            raise UserError(
+                f"{data.root} lacks {len(missing)} of the {len(self.images)} domains of {self.name}: "
+                f"{', '.join(f'{name} ({self.images[name]:,} images)' for name in missing)}. It has "
+                f"{', '.join(data.domains)}."
+            )
+        return protocol_splits(
+            data,
+            unseen_domain,
+            unseen_classes=test,
+            val_classes=val,
+            seen_classes=train,
+            seed=seed,
+            gallery_domain=self.gallery_domain,
+            switches=switches,
+            query_domain=self.query_domain[str(unseen_domain).lower()],
+            udcdr_sample=self.udcdr_sample(unseen_domain, train),
+        )
 
     def udcdr_sample(self, unseen_domain, seen_classes):
         """The images that UdCDR is measured on, a `Sample`; None where nothing is published."""
         if self.udcdr is None:
             return None
         share = self.udcdr["share_of"].get(unseen_domain, self.udcdr["share"])
-        first = self.classes["train"][:self.udcdr["classes"]]
+        first = self.classes["train"][: self.udcdr["classes"]]
         return Sample(tuple(name for name in first if name in seen_classes), share)
 
     def compare_sizes(self, splits):
@@ -145,6 +163,13 @@ class Benchmark:
         for split in splits:
             kind = f"{split.protocol} {split.gallery_kind}"
             published = self.sizes.get(str(split.unseen_domain).lower(), {}).get(kind, [None, None])
-            rows.append({"protocol": kind, "queries": len(split.query), "published queries": published[0],
-                         "gallery": len(split.gallery), "published gallery": published[1]})
+            rows.append(
+                {
+                    "protocol": kind,
+                    "queries": len(split.query),
+                    "published queries": published[0],
+                    "gallery": len(split.gallery),
+                    "published gallery": published[1],
+                }
+            )
         return pd.DataFrame(rows).set_index("protocol").astype("Int64")

@@ -1,10 +1,11 @@
 """Diagrams of the method: which images a split uses, which units a sample meets, what flows where."""
+
 import numpy as np
 import torch
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from . import pictonet
-from .config import UserError
+from .. import pictonet
+from ..files import UserError
 from .pictures import FAINT, FLAME, FROZEN, GREY, HIT, INK, WIDTH, NotebookFigure, arrow, board, short, styled
 
 # --- Who may see what ---------------------------------------------------------------------------------------
@@ -35,8 +36,12 @@ def draw_split(ax, split):
     sources = [domain for domain in split.train_domains if domain != split.gallery_domain]
     domains = [split.gallery_domain, *sources] + ([split.unseen_domain] if split.unseen_domain else [])
     groups = {"seen": split.seen_classes, "validation": split.val_classes, "unseen": split.unseen_classes}
-    parts = {"training": split.train, "validation": torch.cat([split.val_query, split.val_gallery]),
-             "gallery": split.gallery, "queries": split.query}
+    parts = {
+        "training": split.train,
+        "validation": torch.cat([split.val_query, split.val_gallery]),
+        "gallery": split.gallery,
+        "queries": split.query,
+    }
     total, left = sum(map(len, groups.values())), 0.0
     for group, classes in groups.items():
         width = len(classes) / total
@@ -47,16 +52,29 @@ def draw_split(ax, split):
                 share = width * count / max(1, len(rows))
                 ax.add_patch(Rectangle((x, y + 0.06), share, 0.88, fc=PART_COLOURS[part], ec="none"))
                 if share > 0.02:
-                    ax.text(x + share / 2, y + 0.5, count, ha="center", va="center", fontsize=6.5,
-                            color="white" if part in ("gallery", "queries") else INK)
+                    ax.text(
+                        x + share / 2,
+                        y + 0.5,
+                        count,
+                        ha="center",
+                        va="center",
+                        fontsize=6.5,
+                        color="white" if part in ("gallery", "queries") else INK,
+                    )
                 x += share
             ax.add_patch(Rectangle((left, y + 0.06), width, 0.88, fc="none", ec=FAINT, lw=0.7))
         if classes:
-            ax.text(left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=7,
-                    color=GREY)
+            ax.text(
+                left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=7, color=GREY
+            )
         left += width + 0.025
-    ax.set(xlim=(0, left), ylim=(len(domains), 0), xticks=[], yticks=np.arange(len(domains)) + 0.5,
-           yticklabels=[short(domain) for domain in domains])
+    ax.set(
+        xlim=(0, left),
+        ylim=(len(domains), 0),
+        xticks=[],
+        yticks=np.arange(len(domains)) + 0.5,
+        yticklabels=[short(domain) for domain in domains],
+    )
     ax.set_title(f"{split.protocol}, {split.gallery_kind} gallery", pad=18)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -65,9 +83,9 @@ def draw_split(ax, split):
 # --- Which units a sample meets -----------------------------------------------------------------------------
 
 LEARNED, KEPT = dict(fc=FLAME, ec="none"), dict(fc=FROZEN, ec="none")
-COMPUTED = dict(fc="white", ec=GREY)                   # depends on the image
-MASKED = dict(fc="white", ec="#DDE4EB")                # a unit that is left out
-ZERO = dict(fc="white", ec=FAINT, hatch="//////")      # a unit set to zero
+COMPUTED = dict(fc="white", ec=GREY)  # depends on the image
+MASKED = dict(fc="white", ec="#DDE4EB")  # a unit that is left out
+ZERO = dict(fc="white", ec=FAINT, hatch="//////")  # a unit set to zero
 
 
 @styled
@@ -79,7 +97,7 @@ def mask_matrix(domain_index, class_index, domains, classes, kind="own", columns
     """
     samples = [(domains[int(d)], classes[int(y)]) for d, y in zip(domain_index, class_index)]
     own = [name for name in classes if name in {y for _, y in samples}]
-    fill = [name for name in classes if name not in own][:max(0, columns - len(own))]
+    fill = [name for name in classes if name not in own][: max(0, columns - len(own))]
     shown = [name for name in classes if name in {*own, *fill}]
     units = [*domains, *shown]
     places = [i + 0.6 * (i >= len(domains)) for i in range(len(units))]
@@ -95,8 +113,7 @@ def mask_matrix(domain_index, class_index, domains, classes, kind="own", columns
             look = (LEARNED if mine else MASKED) if kind == "own" else (ZERO if mine else KEPT)
             ax.add_patch(Rectangle((left + x + 0.07, top + y - 0.93), 0.86, 0.86, lw=0.7, **look))
     for x, name in zip(places, units):
-        ax.text(left + x + 0.5, top - 0.25, short(name), rotation=60, va="bottom", fontsize=6.5,
-                rotation_mode="anchor")
+        ax.text(left + x + 0.5, top - 0.25, short(name), rotation=60, va="bottom", fontsize=6.5, rotation_mode="anchor")
     more = f", {len(classes) - len(shown)} more not drawn" if len(classes) > len(shown) else ""
     key = "orange: enters; white: masked" if kind == "own" else "grey: enters; hatched: set to zero"
     for x, text in ((0, "domain units"), (places[len(domains)], f"class units{more} ({key})")):
@@ -106,26 +123,34 @@ def mask_matrix(domain_index, class_index, domains, classes, kind="own", columns
 
 # --- The data flow ------------------------------------------------------------------------------------------
 
-TOKEN, PITCH = 0.22, 0.25                              # inches: a token's width, and from one to the next
-LOWER, UPPER, RIGHT = 0.80, 2.33, 5.98                 # inches: rows of units and of towers; the right half
+TOKEN, PITCH = 0.22, 0.25  # inches: a token's width, and from one to the next
+LOWER, UPPER, RIGHT = 0.80, 2.33, 5.98  # inches: rows of units and of towers; the right half
 DOMAINS = ("clipart", "emoji", "outline", "pixel", "solid")
 FAMOUS = ("bear", "guitar", "robot", "tree", "moon", "cat", "ship", "apple", "key", "castle", "house", "fish")
-SEQUENCES = ("simulator:  $t_M$ | $t_S$ | $P_M$ | $P_S$ | patches  →  CaDP",
-             "image tower:  cls | CaDP$_M$ | CaDP$_S$ | patches")
+SEQUENCES = (
+    "simulator:  $t_M$ | $t_S$ | $P_M$ | $P_S$ | patches  →  CaDP",
+    "image tower:  cls | CaDP$_M$ | CaDP$_S$ | patches",
+)
 EXPLAIN = {
-    1: ("Stage 1 · learn the prompt units",
+    1: (
+        "Stage 1 · learn the prompt units",
         "Of all units only the sample's own two enter\nthe image tower: its domain's and its class's.\n"
         "All others are masked.",
-        "image tower:  cls | $P_M[d]$ | $P_S[y]$ | patches"),
-    2: ("Stage 2 · learn the simulator",
+        "image tower:  cls | $P_M[d]$ | $P_S[y]$ | patches",
+    ),
+    2: (
+        "Stage 2 · learn the simulator",
         "The sample's own two units are set to zero,\nas nobody has units for a test image.\n"
         "From the others and from the patches the\nsimulator writes two prompts (CaDP).",
-        "\n".join(SEQUENCES)),
-    "test": ("Test · an unseen domain, an unseen class",
-             "All units are there, none is the query's own.\nThe simulator writes the prompts by what the\n"
-             "image looks like. No label is used. The emoji\n"
-             "of the query's class (framed) should come first.",
-             "\n".join(SEQUENCES)),
+        "\n".join(SEQUENCES),
+    ),
+    "test": (
+        "Test · an unseen domain, an unseen class",
+        "All units are there, none is the query's own.\nThe simulator writes the prompts by what the\n"
+        "image looks like. No label is used. The emoji\n"
+        "of the query's class (framed) should come first.",
+        "\n".join(SEQUENCES),
+    ),
 }
 
 
@@ -142,7 +167,7 @@ def token_sequence(stage):
     own, query = ("outline", seen[1]), ("sketch", unseen[1])
     title, note, sequence = EXPLAIN[stage]
     figure, ax = board(WIDTH, 4.75)
-    ax.set_ylim(0, 4.75)                               # here y goes up, as the data does
+    ax.set_ylim(0, 4.75)  # here y goes up, as the data does
     ax.text(0.3, 4.57, title, fontsize=11, fontweight="bold", va="center")
     ax.text(RIGHT, 1.93, note, fontsize=7.5, va="top", linespacing=1.5)
     ax.text(RIGHT, 0.72, sequence, fontsize=7.5, va="bottom", linespacing=1.5, color=GREY)
@@ -176,8 +201,12 @@ def drawing(domain, name):
 
 def legend(ax, stage):
     """What the fills of the boxes mean."""
-    entries = [(0, "trains", LEARNED), (0.68, "frozen", KEPT), (1.36, "computed", COMPUTED),
-               (2.22, "masked", MASKED) if stage == 1 else (2.22, "zero", ZERO)]
+    entries = [
+        (0, "trains", LEARNED),
+        (0.68, "frozen", KEPT),
+        (1.36, "computed", COMPUTED),
+        (2.22, "masked", MASKED) if stage == 1 else (2.22, "zero", ZERO),
+    ]
     for x, text, look in entries[1:3] if stage == "test" else entries:
         ax.add_patch(Rectangle((RIGHT + x, 0.36), 0.13, 0.13, lw=0.8, **look))
         ax.text(RIGHT + x + 0.19, 0.425, text, fontsize=7, va="center")
@@ -188,8 +217,16 @@ def box(ax, x, y, width, height, text="", trains=False, look=None, fontsize=7.5)
     look = look or (LEARNED if trains else KEPT)
     outline = "round,pad=0,rounding_size=0.05"
     ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=outline, lw=0.8, zorder=3, **look))
-    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=fontsize, zorder=4,
-            color="white" if trains else INK)
+    ax.text(
+        x + width / 2,
+        y + height / 2,
+        text,
+        ha="center",
+        va="center",
+        fontsize=fontsize,
+        zorder=4,
+        color="white" if trains else INK,
+    )
 
 
 def token(ax, x, y, text="", trains=False, look=None):
@@ -257,8 +294,17 @@ def racks(ax, classes, own, kind):
             else:
                 token(ax, x, LOWER, "0" if mine else "", look=ZERO if mine else None)
             look = dict(color=INK, fontweight="bold") if mine else dict(color=GREY)
-            ax.text(x + 0.16, LOWER - 0.06, short(name), rotation=45, ha="right", va="top", fontsize=6.5,
-                    rotation_mode="anchor", **look)
+            ax.text(
+                x + 0.16,
+                LOWER - 0.06,
+                short(name),
+                rotation=45,
+                ha="right",
+                va="top",
+                fontsize=6.5,
+                rotation_mode="anchor",
+                **look,
+            )
             found += [x + TOKEN / 2] if mine else []
         ax.text(left, 0.17, label, fontsize=7, va="center")
     dots(ax, 2.55 + len(classes) * PITCH, LOWER)
@@ -285,8 +331,15 @@ def simulator(ax, sample, classes, own):
 def text_tower(ax, name):
     """The captions with learned context, one for each seen class."""
     x = RIGHT
-    for text, width in (("a photo of", 0.64), (short(name), 0.44), ("from", 0.34), ("$v_1$", TOKEN),
-                        ("…", 0.16), ("$v_L$", TOKEN), ("domain.", 0.5)):
+    for text, width in (
+        ("a photo of", 0.64),
+        (short(name), 0.44),
+        ("from", 0.34),
+        ("$v_1$", TOKEN),
+        ("…", 0.16),
+        ("$v_L$", TOKEN),
+        ("domain.", 0.5),
+    ):
         box(ax, x, UPPER, width, 0.34, text, trains=text in ("$v_1$", "…", "$v_L$"), fontsize=7)
         x += width + 0.03
     end = x - 0.15

@@ -1,12 +1,13 @@
 """Try hyper-parameters of the preset `mini` on validation classes; appends rows to figures/search_mini.csv.
 
-    python benchmarks/search_mini.py pros stage2.lr=1e-3 stage2.epochs=6      # the preset with these changes
-    python benchmarks/search_mini.py heads stage2.lr_heads=3e-3 --unseen-domain pixel
+    python studies/search_mini.py pros stage2.lr=1e-3 stage2.epochs=6      # the preset with these changes
+    python studies/search_mini.py heads stage2.lr_heads=3e-3 --unseen-domain pixel
 
 `val` is mAP@200 for queries of the held-out domain and of validation classes, ranked against the emoji of validation
 classes: no drawing of a test class takes part in the choice. `val_sources` is the same for queries of the training
 domains, which is what a run selects its epoch by. A trial that is in the table already is not run again.
 """
+
 import argparse
 import fcntl
 import time
@@ -15,10 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from prosutils import load_preset
-from prosutils.baselines import METHODS
 from prosutils.config import parse_settings
-from prosutils.experiment import prepare, write_table
+from prosutils.experiment import prepare
+from prosutils.tables import write_table
 from prosutils.training import build_model, mean_average_precision, train
+from prosutils.tuned import METHODS
 
 TRIAL = ["method", "settings", "unseen_domain", "seed"]
 
@@ -31,10 +33,13 @@ def measure(method, config):
     history = train(model, split, progress=False) if model.stages else pd.DataFrame(columns=["loss", "images"])
     seconds = round(time.time() - start)
     query = data.rows([split.unseen_domain], split.val_classes)
-    return dict(val=mean_average_precision(model, data, query, split.val_gallery),
-                val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
-                loss=history.loss.iloc[-1].item() if len(history) else None,
-                images=history.images.iloc[-1].item() if len(history) else 0, seconds=seconds)
+    return dict(
+        val=mean_average_precision(model, data, query, split.val_gallery),
+        val_sources=mean_average_precision(model, data, split.val_query, split.val_gallery),
+        loss=history.loss.iloc[-1].item() if len(history) else None,
+        images=history.images.iloc[-1].item() if len(history) else 0,
+        seconds=seconds,
+    )
 
 
 def main():
@@ -53,7 +58,7 @@ def main():
     config = load_preset("mini", unseen_domain=args.unseen_domain, seed=args.seed, **parse_settings(args.settings))
     row = trial | measure(args.method, config)
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    with open(args.table.with_suffix(".lock"), "w") as lock:                # two searches may run side by side
+    with open(args.table.with_suffix(".lock"), "w") as lock:  # two searches may run side by side
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = [pd.read_csv(args.table)] if args.table.exists() else []
         write_table(pd.concat([*known, pd.DataFrame([row])]), args.table)

@@ -1,4 +1,5 @@
 """The style of every figure, and the figures made of pictures: grids, the contact sheet, ranks."""
+
 import functools
 import io
 import textwrap
@@ -10,27 +11,58 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageOps
 
-from .domains import GALLERY_DOMAINS
+from ..domains import GALLERY_DOMAINS
 
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 8, "text.color": "#22303C", "axes.labelcolor": "#22303C",
-    "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8,
-    "axes.edgecolor": "#8A97A3", "axes.linewidth": 0.7, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": False, "xtick.color": "#5B6875", "ytick.color": "#5B6875", "xtick.labelsize": 7,
-    "ytick.labelsize": 7, "figure.dpi": 110, "figure.facecolor": "white",
-    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3,
-    "legend.frameon": False, "legend.fontsize": 7.5, "lines.linewidth": 1.6, "hatch.linewidth": 0.6,
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "text.color": "#22303C",
+    "axes.labelcolor": "#22303C",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.edgecolor": "#8A97A3",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "xtick.color": "#5B6875",
+    "ytick.color": "#5B6875",
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.6,
+    "hatch.linewidth": 0.6,
 }
-WIDTH = 9.0                                            # inches: a notebook's output area
+WIDTH = 9.0  # inches: a notebook's output area
 INK, GREY, FAINT = "#22303C", "#7B8794", "#CBD3DA"
-HIT, MISS = "#009988", "#CC3311"                       # Paul Tol's vibrant scheme: told apart by every eye
-FLAME, FROZEN = "#EE7733", "#DDE4EB"                   # what trains, what does not
+HIT, MISS = "#009988", "#CC3311"  # Paul Tol's vibrant scheme: told apart by every eye
+FLAME, FROZEN = "#EE7733", "#DDE4EB"  # what trains, what does not
 
 #: One colour per domain in every figure; the gallery domains of the known data sets share theirs.
-DOMAIN_COLOURS = {"emoji": "#EE7733", "real": "#EE7733", "photo": "#EE7733", "clipart": "#33BBEE",
-                  "cartoon": "#33BBEE", "outline": "#0077BB", "quickdraw": "#0077BB", "solid": "#44546A",
-                  "infograph": "#44546A", "sketch": "#CC3311", "pixel": "#009988", "painting": "#009988",
-                  "art_painting": "#009988"}
+DOMAIN_COLOURS = {
+    "emoji": "#EE7733",
+    "real": "#EE7733",
+    "photo": "#EE7733",
+    "clipart": "#33BBEE",
+    "cartoon": "#33BBEE",
+    "outline": "#0077BB",
+    "quickdraw": "#0077BB",
+    "solid": "#44546A",
+    "infograph": "#44546A",
+    "sketch": "#CC3311",
+    "pixel": "#009988",
+    "painting": "#009988",
+    "art_painting": "#009988",
+}
 
 
 class NotebookFigure(Figure):
@@ -51,10 +83,12 @@ class NotebookFigure(Figure):
 
 def styled(function):
     """The figure function with the shared style applied while it draws."""
+
     @functools.wraps(function)
     def draw(*args, **kwargs):
         with matplotlib.rc_context(STYLE):
             return function(*args, **kwargs)
+
     return draw
 
 
@@ -69,6 +103,7 @@ def domain_colours(domains):
 
 
 # --- Parts --------------------------------------------------------------------------------------------------
+
 
 def board(width, height, unit=1.0):
     """(figure, axes) without axis, `width` x `height` units of `unit` inches; x to the right, y down."""
@@ -88,8 +123,7 @@ def thumbnail(image, side=128):
 def card(ax, x, y, size=1.0, colour=FAINT, linewidth=0.8):
     """An empty rounded frame, its upper left corner at (x, y)."""
     outline = f"round,pad=0,rounding_size={0.08 * size}"
-    ax.add_patch(FancyBboxPatch((x, y), size, size, boxstyle=outline, fc="white", ec=colour, lw=linewidth,
-                                zorder=2))
+    ax.add_patch(FancyBboxPatch((x, y), size, size, boxstyle=outline, fc="white", ec=colour, lw=linewidth, zorder=2))
 
 
 def picture(ax, image, x, y, size=1.0, colour=FAINT, linewidth=0.8):
@@ -100,17 +134,23 @@ def picture(ax, image, x, y, size=1.0, colour=FAINT, linewidth=0.8):
 
 
 def arrow(ax, start, end, colour=GREY):
-    ax.annotate("", end, start, zorder=2, arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.0, shrinkA=0,
-                                                          shrinkB=0, mutation_scale=8))
+    ax.annotate(
+        "",
+        end,
+        start,
+        zorder=2,
+        arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.0, shrinkA=0, shrinkB=0, mutation_scale=8),
+    )
 
 
 def short(name, length=13):
     """A class or domain name for a tight place: words for "_", cut with an ellipsis."""
     name = name.replace("_", " ")
-    return name if len(name) <= length else name[:length - 1] + "…"
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 # --- Grids --------------------------------------------------------------------------------------------------
+
 
 @styled
 def show_images(images, titles=None, columns=8):
@@ -134,8 +174,15 @@ def contact_sheet(data, classes, domains=None, per_cell=1):
     width, height = left + len(classes), top + len(domains) * per_cell
     figure, ax = board(width, height, min(0.72, WIDTH / width))
     for row, domain in enumerate(domains):
-        ax.text(left - 0.25, top + (row + 0.5) * per_cell, short(domain), ha="right", va="center",
-                fontweight="bold", color=colours[domain])
+        ax.text(
+            left - 0.25,
+            top + (row + 0.5) * per_cell,
+            short(domain),
+            ha="right",
+            va="center",
+            fontweight="bold",
+            color=colours[domain],
+        )
         for column, name in enumerate(classes):
             for i, image in enumerate(data.rows([domain], [name])[:per_cell].tolist()):
                 picture(ax, data.load(image), left + column, top + row * per_cell + i, 0.94)
@@ -146,7 +193,7 @@ def contact_sheet(data, classes, domains=None, per_cell=1):
 
 # --- Ranks --------------------------------------------------------------------------------------------------
 
-STEP = 1.08                                            # from one ranked picture to the next, in pictures
+STEP = 1.08  # from one ranked picture to the next, in pictures
 
 
 def describe_query(data, query):
@@ -163,8 +210,15 @@ def query_card(ax, shown, caption, x, y, size=1.0, fontsize=6.5):
     """The query at the left of its ranks: a picture, or words in quotes, with a caption below."""
     if isinstance(shown, str):
         card(ax, x, y, size, INK, 1.4)
-        ax.text(x + size / 2, y + size / 2, textwrap.fill(f"“{shown}”", 12), ha="center", va="center",
-                fontsize=fontsize + 0.5, style="italic")
+        ax.text(
+            x + size / 2,
+            y + size / 2,
+            textwrap.fill(f"“{shown}”", 12),
+            ha="center",
+            va="center",
+            fontsize=fontsize + 0.5,
+            style="italic",
+        )
     else:
         picture(ax, shown, x, y, size, INK, 1.4)
     ax.text(x + size / 2, y + size + 0.07, caption, ha="center", va="top", fontsize=fontsize, color=GREY)
@@ -178,8 +232,15 @@ def strip(ax, data, rows, class_index, x, y):
         colour = FAINT if not known else HIT if name == class_index else MISS
         picture(ax, data.load(int(row)), left, y, colour=colour, linewidth=1.6 if known else 0.8)
         if name != class_index:
-            ax.text(left + 0.5, y + 1.07, short(data.classes[name]), ha="center", va="top", fontsize=6.5,
-                    color=MISS if known else INK)
+            ax.text(
+                left + 0.5,
+                y + 1.07,
+                short(data.classes[name]),
+                ha="center",
+                va="top",
+                fontsize=6.5,
+                color=MISS if known else INK,
+            )
     return found.count(class_index)
 
 
@@ -228,8 +289,15 @@ def compare_ranks(data, query, ranked_by_method, scores_by_method=None):
             hits = strip(ax, data, rows[i], class_index, left, y)
             text = f"{hits} of {k}" if scores_by_method is None else f"AP {scores_by_method[method][i]:.2f}"
             ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
-            ax.text(left - 0.2, y + 0.5, method.replace(" ", "\n", 1), ha="right", va="center", fontsize=7.5,
-                    **emphasis(method))
+            ax.text(
+                left - 0.2,
+                y + 0.5,
+                method.replace(" ", "\n", 1),
+                ha="right",
+                va="center",
+                fontsize=7.5,
+                **emphasis(method),
+            )
     return figure
 
 
@@ -258,6 +326,5 @@ def benchmark_banner(data, query, ranked_by_method, title="Draw it. Find it in a
         y = top + i * pitch
         hits = strip(ax, data, rows, class_index, left, y + 0.27)
         ax.text(left + 0.02, y + 0.17, method, fontsize=9.5, va="bottom", **emphasis(method))
-        ax.text(left + k * STEP - 0.1, y + 0.17, f"{hits} of {k}", fontsize=9, ha="right", va="bottom",
-                color=GREY)
+        ax.text(left + k * STEP - 0.1, y + 0.17, f"{hits} of {k}", fontsize=9, ha="right", va="bottom", color=GREY)
     return figure

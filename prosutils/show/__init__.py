@@ -1,0 +1,1 @@
+"""What notebooks, README and page show: pictures, diagrams, plots, figures of results, and widgets."""

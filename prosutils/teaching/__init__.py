@@ -1,0 +1,1 @@
+"""Exercises that answer: the judge, and the tasks of the notebooks."""

@@ -1,0 +1,167 @@
+"""What ProS and everything it is compared with share: a CLIP some of whose parts train. And the registry of methods."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .files import UserError
+from .prompts import LearnedContext
+
+
+class TunedCLIP(nn.Module):
+    """A CLIP some of whose parts train on seen classes: what ProS and its baselines have in common.
+
+    clip: PromptableCLIP (copied, the given one stays as it is); classes: names of the seen classes; domains: names of
+    the training domains; config: Config. `stages` lists the training stages; `key` names the method in commands and
+    checkpoints, `label` in tables and figures.
+    A subclass says which parameters train (`trainable`) and how an image becomes a feature.
+    """
+
+    key = ""  # set by `register`
+    label = "CLIP"
+    stages = (2,)
+    training_pictures = None  # which these are (Split.training_pictures), where the model is built for a split
+
+    def __init__(self, clip, classes, domains, config):
+        super().__init__()
+        if len(set(classes)) < 2 or not domains:
+            raise UserError(
+                f"Training needs two classes and one domain at least; got {len(set(classes))} and {len(domains)}."
+            )
+        self.clip = copy.deepcopy(clip).requires_grad_(False)
+        self.classes, self.domains, self.config = tuple(classes), tuple(domains), config
+        self.read_out = 0 if config.switches.read_out == "paper" else 1
+        with torch.random.fork_rng():  # the same seed gives the same start, whatever ran before
+            torch.manual_seed(config.seed)
+            self.build_text()
+            self.build()
+
+    def build_text(self):
+        """Adds what `encode_classes` needs."""
+        self.context = LearnedContext(self.clip, self.classes, self.config.context_tokens)
+
+    def build(self):
+        """Adds the subclass's own parameters; the random generator is seeded."""
+
+    def trainable(self, stage):
+        """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; each group has its learning rate."""
+        raise NotImplementedError
+
+    def heads(self):
+        """Text and image projection."""
+        return [self.clip.model.text_projection, self.clip.model.visual.proj]
+
+    def training_features(self, images, class_index, domain_index, stage):
+        """Features [B, D] that the loss sees. images [B, 3, H, W], indices [B] into `classes` and `domains`."""
+        return self.encode_image(images)
+
+    def encode_image(self, images):
+        """Test path: [B, 3, H, W] -> features [B, D], not L2-normalised. No label is used."""
+        return self.clip.encode_image(images)
+
+    def encode_classes(self):
+        """Text features [S, D] of the seen classes, with the learned context."""
+        return self.clip.encode_embeddings(*self.context())
+
+    def logits(self, features):
+        """cos(image, text) / temperature, [B, D] -> [B, S] in float32 [released code: temperature 0.07]."""
+        return self.similarities(features, self.encode_classes()) / self.config.temperature
+
+    @staticmethod
+    def similarities(features, texts):
+        """Cosines of [B, D] and [S, D] -> [B, S] in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(features.float(), dim=1) @ F.normalize(texts.float(), dim=1).T
+
+    def loss(self, images, class_index, domain_index, stage):
+        """Training loss of one batch, a scalar: cross-entropy over the seen classes, the same in both stages."""
+        if stage not in self.stages:
+            raise UserError(f"{self.label} has no stage {stage}; it has {', '.join(map(str, self.stages))}.")
+        return self.loss_and_logits(images, class_index, domain_index, stage)[0]
+
+    def loss_and_logits(self, images, class_index, domain_index, stage):
+        """The loss, and the logits [B, S] that it was computed from."""
+        logits = self.logits(self.training_features(images, class_index, domain_index, stage))
+        return F.cross_entropy(logits, class_index), logits
+
+    def set_stage(self, stage):
+        """Let the parameters of `stage` train and freeze all others; returns the groups."""
+        self.requires_grad_(False)
+        groups = self.trainable(stage)
+        for parameters in groups.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        return groups
+
+    def tuned_state(self, stages=None):
+        """{name: tensor} of everything that any stage, or those given, trains: what a checkpoint has to hold beside the
+        backbone."""
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        parameters = [p for stage in stages or self.stages for group in self.trainable(stage).values() for p in group]
+        return dict(sorted((names[id(p)], p.detach()) for p in {id(p): p for p in parameters}.values()))
+
+
+#: Every registered method by its key.
+METHODS: dict[str, type[TunedCLIP]] = {}
+
+
+def register(key: str) -> Callable[[type[TunedCLIP]], type[TunedCLIP]]:
+    """Makes a subclass of TunedCLIP, or of ProS, a method that can be trained, saved, loaded and compared by its key.
+
+        @register("mine")
+        class Mine(ProS):
+            label = "My ProS"
+
+    A class without a `label` of its own is labelled with its key. To run the definition again, as a notebook's cell does,
+    replaces the class. Raises UserError for a key or label that another class has, and for what is no such subclass.
+    """
+
+    def add(kind):
+        if not (isinstance(kind, type) and issubclass(kind, TunedCLIP)):
+            raise UserError(f"@register({key!r}) belongs above a subclass of ProS or TunedCLIP, not {kind!r}.")
+        label = vars(kind).get("label", key)
+        for other_key, other in METHODS.items():
+            if same_definition(other, kind):
+                continue
+            if key == other_key:
+                raise UserError(
+                    f"The method key {key!r} is taken by {other.__name__} ({other.label}): choose another. "
+                    f"Taken: {', '.join(METHODS)}."
+                )
+            if label == other.label:
+                raise UserError(
+                    f"The label {label!r} is taken by the method {other_key!r}: give {kind.__name__} another."
+                )
+        kind.key, kind.label = key, label
+        METHODS[key] = kind
+        return kind
+
+    return add
+
+
+def same_definition(one: type, other: type) -> bool:
+    """Whether two classes come from the same place in the code, perhaps run twice."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def find_method(key: str) -> type[TunedCLIP]:
+    """The class registered under `key`. Raises UserError for an unknown key, listing the known ones."""
+    if key not in METHODS:
+        raise UserError(
+            f"Unknown method {key!r}. Known: {', '.join(METHODS)}. A method of your own is known once the "
+            "file that registers it is imported (command line: --import FILE)."
+        )
+    return METHODS[key]
+
+
+def registered_key(model: TunedCLIP) -> str:
+    """The key of a model's method. Raises UserError for a class that is not registered."""
+    kind = type(model)
+    if not (model.key in METHODS and same_definition(METHODS[model.key], kind)):
+        raise UserError(
+            f'{kind.__name__} is not registered, so that no file can name it: put @register("a-key") above its class.'
+        )
+    return model.key
