@@ -137,7 +137,8 @@ def checked_identity(about, path):
     if about["method"] not in METHODS:
         raise UserError(
             f"{path} holds the method {about['method']!r}, which is unknown here: it was made by another version of "
-            f"prosutils, or is a method of your own, and the file that registers it has to be imported first. "
+            f"prosutils, or is a method of your own, and the file that registers it has to be imported first "
+            f"(command line: --import FILE). "
             f"Known: {', '.join(METHODS)}."
         )
     config = config_from_dict(about["config"], path)

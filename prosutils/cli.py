@@ -199,9 +199,9 @@ def evaluate(
 
 def searching_model(checkpoint: Path | None, preset: str, imports: Sequence[Path]) -> "TunedCLIP":
     """The checkpoint's model, or zero-shot CLIP of the preset."""
+    from .checkpoints import load_checkpoint
     from .methods import import_methods
     from .search import search_model
-    from .checkpoints import load_checkpoint
 
     import_methods(imports)
     return load_checkpoint(checkpoint) if checkpoint else search_model(preset)

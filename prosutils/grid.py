@@ -51,7 +51,10 @@ SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
 RATES = {"full": 0.1, "static": 1 / 3}
 BASELINES = {
     METHODS[key].label: Case(key, rates=RATES.get(key, 1.0))
-    for key in ("zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")
+    for key in ("zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro")
+} | {  # in both settings, whichever the preset has
+    "ProS": Case("pros", dict(switches=dict(heads="paper"))),
+    "ProS + heads": Case("pros", dict(switches=dict(heads="released"))),
 }
 PROS = {"ProS": BASELINES["ProS"]}  # every table holds what it compares with
 ABLATIONS = (
@@ -62,7 +65,8 @@ ABLATIONS = (
     }
     | {
         "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
-        "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
+        "ProS, patches of its own": Case("pros", dict(simulator_reads="own")),
+        "ProS, one prompt of each kind": Case("pros", dict(prompt_tokens=1)),
         "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0))),
     }
     | {f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
@@ -115,10 +119,9 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the rows that it
     holds of these cases, with all held-out domains and seeds.
 
-    names: of grids, or keys of methods, each a row; preset: its name; domains: held-out domains, None (or "none") where no domain is held out; settings: {name: value}
-    for all cases (`load_preset`); data: a folder, None for PictoNet; imports: files that register methods
-    (`import_methods`); jobs: runs at a time, each with its share of the
-    cores. Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted
+    names: of grids, or keys of methods, each a row; preset: its name; domains: held-out domains, None (or "none") where
+    no domain is held out; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
+    imports: files that register methods (`import_methods`); jobs: runs at a time, each with its share of the cores. Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted
     grid goes on where it stopped. Trained models are not kept; a first stage that several cases share is trained once,
     in a folder of this grid's own, so that two grids may run side by side.
     Raises UserError for unknown names, values that no setting takes, and a table that is of another kind.

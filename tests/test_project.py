@@ -112,6 +112,7 @@ IMPORT_NAMES = {
     "traitlets": "ipywidgets",
     "nbformat": "nbconvert",
     "nbclient": "nbconvert",
+    "jupyter_client": "nbconvert",
     "packaging": "pytest",
     "pillow_heif": "pillow-heif",
 }
@@ -170,7 +171,9 @@ def test_the_lock_file_is_in_step_with_pyproject():
         if "specifier" in entry
     }
     assert own["version"] == PROJECT["version"]
-    assert locked == {name.lower().replace("_", "-"): bound for name, bound in listed("test", "assignments").items()}
+    assert locked == {
+        name.lower().replace("_", "-"): bound for name, bound in listed("test", "assignments", "formats").items()
+    }
     assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
 
 
