@@ -7,7 +7,7 @@ preset's values.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -326,7 +326,7 @@ def ablate(
         cases,
         imports,
     )
-    shown = {name: GRIDS[name] for name in grids if name in GRIDS}
+    shown: dict[str, Collection[str]] = {name: GRIDS[name] for name in grids if name in GRIDS}
     methods = [name for name in grids if name not in GRIDS]
     if methods:
         shown[", ".join(methods)] = {case for name in methods for case in find_grid(name)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .files import UserError
 
@@ -11,7 +11,7 @@ Choice = Literal["paper", "released"]
 
 @dataclass(frozen=True)
 class Switches:
-    """Where the released code departs from the paper or from good practice; notebook 04, section 12, shows each on data.
+    """Where the released code departs from the paper or from good practice; notebook 04, section 12, shows each.
 
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """
@@ -102,7 +102,7 @@ class Config:
 
 PAPER_STAGE1 = Stage(epochs=1, batch_size=400, lr=1e-4, lr_heads=1e-4)
 PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_heads=1e-4, decay_epochs=20)
-REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
+REAL_CLIP: dict[str, Any] = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
 PRESETS = {
@@ -174,7 +174,7 @@ def override(config, overrides):
     return replace(config, **values)
 
 
-def changes(config: object, default: object) -> dict:
+def changes(config: Any, default: Any) -> dict:
     """The overrides that make `config` of `default`, both of one (nested) dataclass: what `override` undoes."""
     changed = {}
     for item in fields(config):

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from . import pictonet
-from .backbone import load_clip
+from .backbone import PromptableCLIP, load_clip
+from .config import Config
 from .domains import ImageDomains
 from .evaluation import evaluate_all
 from .files import UserError, only_one
@@ -23,10 +24,10 @@ from .training import build_model, identity, load_checkpoint, read_checkpoint, r
 class Experiment:
     """A configuration, its images and its splits; `fit` gives a model of any method, trained once and kept."""
 
-    config: object
+    config: Config
     data: ImageDomains
     splits: list  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
-    clip: object
+    clip: PromptableCLIP
     artifacts: Path
     device: torch.device
     benchmark: Benchmark | None = None  # whose published sizes the splits have

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -154,7 +154,7 @@ def draw_all(folder: Path, size: int, progress: bool, jobs: int = 1) -> None:
     """Every drawing as domain/class/<set>_<icon>.png, and the stamp."""
     parts = [manifest()[start : start + 100] for start in range(0, len(manifest()), 100)]
     with contextlib.ExitStack() as stack:
-        run = map
+        run: Callable = map
         if jobs > 1:
             # A forked process has everything imported; starting anew (other systems) takes it several seconds.
             way = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

@@ -1,6 +1,7 @@
 """Search: an index of all images under a folder, and queries by picture, drawing or words."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class ImageIndex:
     paths: np.ndarray  # [n] names relative to `root`
     features: torch.Tensor  # [n, D]
     signature: str  # of the model
-    skipped: list = ()  # [(path, why)] of files that are no images, or not whole
+    skipped: Sequence[tuple[Path, str]] = ()  # [(path, why)] of files that are no images, or not whole
 
     @classmethod
     def build(cls, model, root, progress=False):

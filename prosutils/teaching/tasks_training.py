@@ -4,9 +4,9 @@ Each function below is a right answer: the package's own code, or, where that is
 that tests/test_exercises.py compares with it. `exercises.py` compares the learner's function with the right one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class Exercise:
 
 
 #: {name: Exercise}, in the order of the notebooks.
-EXERCISES = {}
+EXERCISES: dict[str, Exercise] = {}
 
 
 def exercise(**parts):
