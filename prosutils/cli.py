@@ -18,6 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, crea
 
 from .config import PRESETS, Config, changes, load_preset
 from .files import UserError, written_whole
+from .names import parse_names, print_any_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,10 +47,10 @@ Checkpoint = Annotated[
     arg(metavar="FILE", help="a trained model", help_behavior_hint="(default: zero-shot CLIP of the preset)"),
 ]
 UnseenClasses = Annotated[
-    str | None,
+    tuple[str, ...],
     arg(
         metavar="NAMES",
-        help="classes held out of training, with commas",
+        help="classes held out of training: cat,dog; a name with a comma stands in double quotes",
         help_behavior_hint="(default: the data's own)",
     ),
 ]
@@ -64,7 +65,7 @@ class Place:
     """Where pictures come from and results go."""
 
     data: DataFolder = None
-    unseen_classes: UnseenClasses = None
+    unseen_classes: UnseenClasses = ()
     on_error: Literal["skip", "raise"] = "skip"  # what happens with images that cannot be read
     device: Device = None
     artifacts: Path = ARTIFACTS  # folder of runs and results
@@ -72,13 +73,19 @@ class Place:
 
 def draw(
     size: Annotated[int, arg(help="pixels")] = 64,
+    tier: Annotated[Literal["near", "far"], arg(help="drawings as designed, or each domain in a technique")] = "near",
+    strength: Annotated[
+        float | None,
+        arg(metavar="FLOAT", help="of the far tier, 0 (near) to 1", help_behavior_hint="(default: the chosen ones)"),
+    ] = None,
     to: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the user's cache)")] = None,
 ) -> None:
     """Lay PictoNet out as domain/class/image.png."""
     from . import pictonet
     from .domains import ImageDomains
 
-    folder = pictonet.lay_out(to or pictonet.default_folder(size), size, jobs=os.cpu_count() or 1)
+    to = to or pictonet.default_folder(size, tier, strength)
+    folder = pictonet.lay_out(to, size, jobs=os.cpu_count() or 1, tier=tier, strength=strength)
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
@@ -87,7 +94,9 @@ def experiment(config: Config, place: Place) -> "Experiment":
     """The data, splits and backbone of a run."""
     from .experiment import prepare
 
-    unseen = place.unseen_classes.split(",") if place.unseen_classes else None
+    if config.unseen_domain == "none":  # as the tables of results have it
+        config = replace(config, unseen_domain=None)
+    unseen = parse_names(list(place.unseen_classes))
     return prepare(config, place.data, unseen, place.artifacts, place.device, place.on_error)
 
 
@@ -118,7 +127,7 @@ def train(
 
 def describe(run: "Experiment") -> str:
     """What will be trained on and measured, in a few lines."""
-    from . import pictonet
+    from .experiment import pictonet_folder
 
     split, domains = run.split, ", ".join(run.split.train_domains)
     lines = [
@@ -137,7 +146,7 @@ def describe(run: "Experiment") -> str:
             *run.benchmark.faults(counts),
             *run.benchmark.surplus(counts),
         ]
-    if run.config.backbone == "mini" and run.data.root != pictonet.default_folder(run.config.pixels):
+    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
         lines.append(
             "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
             "takes real CLIP."
@@ -147,10 +156,9 @@ def describe(run: "Experiment") -> str:
 
 def report(run: "Experiment", table: "pd.DataFrame") -> None:
     """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
-    from . import pictonet
-    from .experiment import add_results
+    from .experiment import add_results, pictonet_folder
 
-    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet.default_folder(run.config.pixels)
+    drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
     table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
     path = run.artifacts / "results.csv"
     add_results(table, path)
@@ -206,14 +214,14 @@ def searching_model(checkpoint: Path | None, preset: str, imports: Sequence[Path
 
 def searched_data(folder: Path | None, config: Config) -> "ImageDomains":
     """The folder of --data, or PictoNet where the preset means it."""
-    from . import pictonet
     from .domains import ImageDomains
+    from .experiment import lay_out_pictonet
 
-    if folder is None and config.dataset == "pictonet":
-        folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels)
-    if folder is None:
-        raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
-    return ImageDomains.from_folder(folder)
+    if folder is not None:
+        return ImageDomains.from_folder(folder, decode=True)
+    if config.dataset == "pictonet":
+        return ImageDomains.from_folder(lay_out_pictonet(config))
+    raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
 
 
 def embed(
@@ -261,6 +269,10 @@ def search(
         Path | None,
         arg(metavar="FILE", help="rank an index of your own images", help_behavior_hint="(default: the gallery)"),
     ] = None,
+    root: Annotated[
+        Path | None,
+        arg(metavar="FOLDER", help="of the index's images, where it has moved", help_behavior_hint=""),
+    ] = None,
     data: DataFolder = None,
     gallery_domain: Annotated[
         str | None, arg(metavar="NAME", help="domain that is ranked", help_behavior_hint="(default: the data's own)")
@@ -274,9 +286,9 @@ def search(
     from .search import ImageIndex, query_feature, search_gallery
 
     model = searching_model(checkpoint, preset, imports)
-    query = query_feature(model, image or words)
+    query = query_feature(model, image or words or "")
     if index:
-        answers = ImageIndex.load(index, model).answers(query, k)
+        answers = ImageIndex.load(index, model, root).answers(query, k)
     else:
         answers = search_gallery(model, searched_data(data, model.config), query, k, gallery_domain)
     for place, (score, name, path) in enumerate(answers, 1):
@@ -346,7 +358,7 @@ def held_out_domains(config: Config, domains: Sequence[str] = (), data: Path | N
     if list(domains) != ["all"]:
         return list(domains)
     if config.dataset == "pictonet" and not data:
-        return [domain for domain in pictonet.PICTONET_DOMAINS if domain != pictonet.GALLERY_DOMAIN]
+        return [domain for domain in pictonet.tier_domains(config.tier) if domain != pictonet.GALLERY_DOMAIN]
     if config.dataset not in benchmark_names():
         raise UserError(
             "--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder."
@@ -401,6 +413,7 @@ def preset_of(words: Sequence[str]) -> Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line. A user's error ends it with one line; a flag that does not exist, with exit code 2."""
+    print_any_name()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -105,33 +105,49 @@ PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_he
 REAL_CLIP: dict[str, Any] = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
+MINI = Config(
+    "mini",
+    "pictonet",
+    backbone="mini",
+    pretrained=None,
+    gallery_domain="emoji",
+    unseen_domain="chalk",
+    pixels=64,
+    context_tokens=4,
+    simulator_reads="clip",
+    prompt_tokens=4,
+    workers=0,
+    stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
+    stage2=Stage(epochs=12, batch_size=50, lr=3e-4, lr_simulator=3e-3, lr_heads=1e-2, decay_epochs=24, patience=12),
+)
+PICTONET = Config(
+    "pictonet",
+    "pictonet",
+    **REAL_CLIP,
+    gallery_domain="emoji",
+    unseen_domain="chalk",
+    workers=2,
+    stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
+    stage2=replace(PAPER_STAGE2, epochs=10),
+)
 PRESETS = {
-    # PictoNet on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
-    "mini": Config(
-        "mini",
-        "pictonet",
-        backbone="mini",
-        pretrained=None,
-        gallery_domain="emoji",
+    # PictoNet's far tier on two CPU cores, offline, in minutes. Rates and epochs: studies/search_mini.py.
+    "mini": MINI,
+    # The near tier: drawings in styles that mini-CLIP was pre-trained on, so that prompts find little to do.
+    "mini-near": replace(
+        MINI,
+        preset="mini-near",
+        tier="near",
         unseen_domain="sketch",
-        pixels=64,
-        context_tokens=4,
         simulator_layers=1,
-        workers=0,
-        stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
+        simulator_reads="own",
+        prompt_tokens=1,
         stage2=Stage(epochs=6, batch_size=50, lr=3e-3, lr_simulator=1e-3, lr_heads=1e-2, decay_epochs=12, patience=6),
+        switches=Switches(heads="released"),
     ),
     # PictoNet with real CLIP on a free Colab GPU; the weights are the only download.
-    "pictonet": Config(
-        "pictonet",
-        "pictonet",
-        **REAL_CLIP,
-        gallery_domain="emoji",
-        unseen_domain="sketch",
-        workers=2,
-        stage1=replace(PAPER_STAGE1, epochs=4, batch_size=100),
-        stage2=replace(PAPER_STAGE2, epochs=10),
-    ),
+    "pictonet": PICTONET,
+    "pictonet-near": replace(PICTONET, preset="pictonet-near", tier="near", unseen_domain="sketch"),
     # 9,991 photographs, paintings, cartoons and sketches of 7 classes.
     "pacs": Config(
         "pacs",

@@ -12,7 +12,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from PIL import ImageOps
@@ -22,7 +21,8 @@ from tqdm.auto import tqdm
 
 from . import pictonet
 from .files import UserError
-from .image_files import IMAGE_SUFFIXES, find_fault, list_files, load_image
+from .image_files import IMAGE_SUFFIXES, find_fault, list_files, load_image, middle
+from .names import readable
 
 #: Domains that play the gallery where they exist: PictoNet's, DomainNet's, PACS's, Sketchy's, TU-Berlin's.
 GALLERY_DOMAINS = (pictonet.GALLERY_DOMAIN, "real", "photo", "extended_photo", "images")
@@ -41,47 +41,48 @@ class ImageDomains:
     skipped: list[tuple[Path, str]]  # files left out, and why
 
     @classmethod
-    def from_folder(cls, root, on_error="skip", class_name=str, domains=None):
+    def from_folder(cls, root, on_error="skip", class_name=str, domains=None, decode=False):
         """Lists the images in `root/domain/class/`. A class may have no image in some domains.
 
         on_error: "skip" leaves out files that are not whole images, with a warning, and lists them in
         `skipped`; "raise" refuses them.
         class_name: a function that gives the class of a folder's name (see `Benchmark.class_name`).
         domains: names of the domains to read; None: all.
+        decode: True decodes every image once, which finds damage in its middle too (see `find_fault`).
         Raises UserError for a folder that is missing, unreadable, without images, or of one domain or class.
         """
         if on_error not in ("skip", "raise"):
             raise UserError(f"on_error is 'skip' or 'raise', not {on_error!r}.")
         root = Path(root)
-        files = [path for path in list_files(root) if domains is None or path.parts[-3] in domains]
-        faults = [find_fault(path) for path in tqdm(files, desc="Checking images", delay=5, leave=False)]
-        skipped = [(path, why) for path, why in zip(files, faults) if why]
+        files = [path for path in list_files(root) if domains is None or readable(path.parts[-3]) in domains]
+        faults = [find_fault(path, decode) for path in tqdm(files, desc="Checking images", delay=5, leave=False)]
+        skipped = [(path, why) for path, why in zip(files, faults, strict=True) if why]
         if skipped:
-            named = ", ".join(f"{path.relative_to(root)} ({why})" for path, why in skipped[:5])
+            named = ", ".join(f"{readable(path.relative_to(root))} ({why})" for path, why in skipped[:5])
             more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-            message = f"{len(skipped)} of {len(files)} files in {root} cannot be used: {named}{more}."
+            message = f"{len(skipped)} of {len(files)} files in {readable(root)} cannot be used: {named}{more}."
             if on_error == "raise":
                 raise UserError(message + " Remove them, or let them be skipped.")
             warnings.warn(message + " They are skipped.", stacklevel=2)
 
-        paths = [path for path, why in zip(files, faults) if not why]
-        domains, domain_index = np.unique([path.parts[-3] for path in paths], return_inverse=True)
-        classes, class_index = np.unique([class_name(path.parts[-2]) for path in paths], return_inverse=True)
+        paths = [path for path, why in zip(files, faults, strict=True) if not why]
+        domains, domain_index = _numbered([readable(path.parts[-3]) for path in paths])
+        classes, class_index = _numbered([class_name(readable(path.parts[-2])) for path in paths])
         for kind, names in (("domain", domains), ("class", classes)):
             if len(names) < 2:
                 what = f"one {kind} only ({names[0]})" if len(names) else "no image"
                 raise UserError(
-                    f"{root} holds {what}; cross-domain retrieval needs two or more domains and "
-                    f"classes. Expected {root}/<domain>/<class>/<image>, images ending in "
+                    f"{readable(root)} holds {what}; cross-domain retrieval needs two or more domains and "
+                    f"classes. Expected {readable(root)}/<domain>/<class>/<image>, images ending in "
                     f"{', '.join(sorted(IMAGE_SUFFIXES))}."
                 )
         return cls(
             root,
-            tuple(domains.tolist()),
-            tuple(classes.tolist()),
+            domains,
+            classes,
             paths,
-            torch.from_numpy(domain_index).long(),
-            torch.from_numpy(class_index).long(),
+            domain_index,
+            class_index,
             skipped,
         )
 
@@ -112,7 +113,7 @@ class ImageDomains:
             {
                 "domain": [self.domains[i] for i in self.domain_index.tolist()],
                 "class": [self.classes[i] for i in self.class_index.tolist()],
-                "path": [path.relative_to(self.root).as_posix() for path in self.paths],
+                "path": [readable(path.relative_to(self.root).as_posix()) for path in self.paths],
             }
         )
 
@@ -120,6 +121,13 @@ class ImageDomains:
         """DataFrame class x domain with the number of images."""
         table = self.table()
         return pd.crosstab(table["class"], table["domain"])
+
+
+def _numbered(names: list[str]) -> tuple[tuple[str, ...], torch.Tensor]:
+    """The different names, sorted, and the number [n] of each name among them."""
+    known = tuple(sorted(set(names)))
+    number = {name: i for i, name in enumerate(known)}
+    return known, torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
 def usual_gallery(data, domains):
@@ -173,7 +181,12 @@ def train_transform(size, mean, std):
 def eval_transform(size, mean, std):
     """PIL RGB -> [3, size, size] as CLIP does: shorter side to `size` (bicubic), centre crop."""
     return v2.Compose(
-        [v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size), *_normalised_tensor(mean, std)]
+        [
+            middle,  # of a picture 16 times as long as wide or more
+            v2.Resize(size, v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(size),
+            *_normalised_tensor(mean, std),
+        ]
     )
 
 

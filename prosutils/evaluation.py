@@ -19,17 +19,27 @@ from .metrics import retrieval_metrics
 
 
 class Pictures(Dataset):
-    """Pictures as tensors [3, H, W]: PIL images, or paths of image files, which are read when they are wanted."""
+    """Pictures as tensors [3, H, W]: PIL images, or paths of image files, which are read when they are wanted.
 
-    def __init__(self, pictures: Sequence[Image.Image | str | Path], transform: Callable):
-        self.pictures, self.transform = pictures, transform
+    blank: the tensor [3, H, W] of a picture that cannot be decoded; None raises UserError, naming the file.
+    """
+
+    def __init__(
+        self, pictures: Sequence[Image.Image | str | Path], transform: Callable, blank: torch.Tensor | None = None
+    ):
+        self.pictures, self.transform, self.blank = pictures, transform, blank
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, i: int) -> torch.Tensor:
         picture = self.pictures[i]
-        return self.transform(as_rgb(picture) if isinstance(picture, Image.Image) else load_image(picture))
+        try:
+            return self.transform(as_rgb(picture) if isinstance(picture, Image.Image) else load_image(picture))
+        except UserError:
+            if self.blank is None:
+                raise
+            return self.blank
 
 
 @torch.no_grad()

@@ -46,8 +46,8 @@ class Experiment:
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
         history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: where the same run comes with the
-        package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds another
-        run and `resume` is asked; without it another run is replaced.
+        package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds
+        another run and `resume` is asked; without it another run is replaced.
         """
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
         if not model.stages:
@@ -100,20 +100,32 @@ def prepare(
     """
     if folder is None and config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    own = folder is not None  # its images are decoded once, so that damage does not end the training
     if folder is None:
-        folder = pictonet.lay_out(pictonet.default_folder(config.pixels), config.pixels, progress)
+        folder = lay_out_pictonet(config, progress)
     benchmark = None if config.dataset in ("pictonet", "folder") else load_benchmark(config.dataset)
     if benchmark and unseen_classes:
         raise UserError(
             f"{benchmark.name} has fixed unseen classes: leave --unseen-classes away, or give "
             "--dataset folder and name them all."
         )
-    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error)
+    data = benchmark.open(folder, on_error) if benchmark else ImageDomains.from_folder(folder, on_error, decode=own)
     splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)
     config = fit_batches(config, len(splits[0].train_domains))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     clip = load_clip(config.backbone, config.pretrained).to(device)
     return Experiment(config, data, splits, clip, Path(artifacts), device, benchmark)
+
+
+def pictonet_folder(config):
+    """Where PictoNet lies as a configuration wants it: its tier, strength and size in pixels."""
+    return pictonet.default_folder(config.pixels, config.tier, config.strength)
+
+
+def lay_out_pictonet(config, progress=True):
+    """Draw PictoNet as a configuration wants it, where that is not done yet; returns the folder."""
+    folder, tier, strength = pictonet_folder(config), config.tier, config.strength
+    return pictonet.lay_out(folder, config.pixels, progress, tier=tier, strength=strength)
 
 
 def benchmark_splits(config, data, benchmark):

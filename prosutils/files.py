@@ -14,6 +14,10 @@ from filelock import FileLock
 class UserError(ValueError):
     """Something the user can mend: the message says what is wrong and what to do. The CLI prints it without a trace."""
 
+    def __init__(self, message: str = ""):
+        """message: of an error in a worker process of a DataLoader, which arrives with its traceback, the last part."""
+        super().__init__(str(message).rpartition(f"\n{__name__}.UserError: ")[2].strip())
+
 
 def need(extra: str, *packages: str) -> None:
     """Raises UserError that names the `extra` of pyproject.toml where one of its packages is not installed."""

@@ -214,8 +214,8 @@ def by_training(cases, preset, settings):
 
 
 def expected_length(training):
-    """What orders trainings by their length: the depth of the simulator. DePro reads each image twice; it comes second, so
-    that the first two runs do not begin with one first stage, for which one of them would wait."""
+    """What orders trainings by their length: the depth of the simulator. DePro reads each image twice; it comes second,
+    so that the first two runs do not begin with one first stage, for which one of them would wait."""
     return 3.5 if training.method == "depro" else training.config.simulator_layers
 
 

@@ -1,5 +1,6 @@
 """Your own pictures: what a folder lacks, which split suits it, a stand-in to try, and uploads made files."""
 
+import contextlib
 import io
 import os
 import re
@@ -12,7 +13,8 @@ from PIL import Image, ImageOps
 from . import pictonet
 from .domains import usual_gallery
 from .files import UserError, only_one, written_whole
-from .image_files import find_fault, load_image
+from .image_files import IMAGE_SUFFIXES, SYSTEM_FILES, find_fault, load_image
+from .names import code_points, cut_bytes, file_name, look_alikes, readable, told_apart
 
 #: Below this many images of a class in a domain there is little to average over.
 FEW = 3
@@ -28,25 +30,35 @@ STAND_IN = {"emoji": "stickers", "outline": "icons", "sketch": "pencil", "solid"
 def advice(data):
     """Sentences on what an ImageDomains folder lacks for training and measuring; none where nothing is lacking."""
     counts, gallery = data.counts(), usual_gallery(data, data.domains)
-    said = [f"{path.relative_to(data.root)} is skipped: {why}." for path, why in data.skipped]
+
+    def some(names):
+        return _some([told_apart(name, data.classes) for name in names])
+
+    said = [f"{readable(path.relative_to(data.root))} is skipped: {why}." for path, why in data.skipped]
+    for kind, known in (("domains", data.domains), ("classes", data.classes)):
+        for alike in look_alikes(known):
+            said.append(
+                f"These {kind} look alike and count as {len(alike)}: {'; '.join(code_points(name) for name in alike)}. "
+                "Where they are one, put their images into one folder."
+            )
     if len(data.domains) < 3:
         said.append(
-            f"There are {len(data.domains)} domains. With one held out a single one is left to train on; a third "
-            "teaches what changes between domains and what does not."
+            f"There are {len(data.domains)} domains. With one held out a single one would be left to train on: hold "
+            "out none (--unseen-domain none), which measures unseen classes. A third allows unseen domains as well."
         )
     absent = sorted(set(data.classes) - set(data.class_names(data.rows([gallery], data.classes))))
     if absent:
-        said.append(f"The gallery domain {gallery} has no image of {_some(absent)}: these classes cannot be found.")
+        said.append(f"The gallery domain {gallery} has no image of {some(absent)}: these classes cannot be found.")
     for domain in data.domains:
         alone = counts.index[counts[domain] == 1].tolist()
         few = counts.index[(counts[domain] > 1) & (counts[domain] < FEW)].tolist()
         if domain == gallery and alone:
             said.append(
-                f"{domain} has a single image of {_some(alone)}: none can be kept out for a fair test of a seen class."
+                f"{domain} has a single image of {some(alone)}: none can be kept out for a fair test of a seen class."
             )
         if few or (alone and domain != gallery):
             said.append(
-                f"{domain} has fewer than {FEW} images of {_some(sorted({*alone, *few}))}: expect noisy numbers."
+                f"{domain} has fewer than {FEW} images of {some(sorted({*alone, *few}))}: expect noisy numbers."
             )
     if len(data.classes) < 10:
         said.append(
@@ -57,12 +69,14 @@ def advice(data):
 
 
 def suggest_split(data):
-    """Options for `make_split`: {"unseen_domain", "gallery_domain"}.
+    """Options for `make_split`: {"unseen_domain", "gallery_domain"}; and {"protocol": "UcCDR"} for two domains.
 
     The gallery is the usual one, or the largest domain. Held out is the other domain that shares most classes with the
-    gallery, the largest of these: the one that can ask most questions.
+    gallery, the largest of these: the one that gives most queries. Of two domains none is held out; both train.
     """
     gallery = usual_gallery(data, data.domains)
+    if len(data.domains) < 3:
+        return dict(protocol="UcCDR", unseen_domain=None, gallery_domain=gallery)
     counts = data.counts()
     there = counts[gallery] > 0
     others = [name for name in data.domains if name != gallery]
@@ -79,7 +93,7 @@ def _some(names, most=4):
 
 
 def stand_in(folder, classes=60, each=6):
-    """Lay some of PictoNet's drawings out as somebody might have collected them, `domain/class/image`; returns `folder`.
+    """Lay some of PictoNet's drawings out as a reader might have collected them; returns `folder`.
 
     One picture lies on its side, one has 16 bits, one is transparent and one was only half copied.
     """
@@ -125,61 +139,106 @@ def save_uploads(uploads, folder):
     """Keep uploaded pictures as files; returns (paths, complaints).
 
     uploads: {name: bytes}, or the value of an ipywidgets.FileUpload. A .zip is unpacked, the last two folders of every
-    picture kept: `domain/class/image`. A file that is no whole picture, or a picture of more pixels than Pillow takes for
-    safe (about 89 million), is not kept; a complaint says why. A name that is taken gets a number, so that nothing is
-    overwritten.
+    picture kept: `domain/class/image`. Names of folders stay as they are, but for what a file system refuses (see
+    `file_name`), so that two of them never share a folder. A file that is no whole picture (see `find_fault`) is not
+    kept; a complaint says why. A picture whose name is taken gets a number, so that nothing is overwritten.
     """
-    if not isinstance(uploads, dict):
-        uploads = {item["name"]: bytes(item["content"]) for item in uploads}
+    pairs = uploads.items() if isinstance(uploads, dict) else [(item["name"], item["content"]) for item in uploads]
     folder, paths, complaints = Path(folder), [], []
-    for name, content in _unpacked(uploads, complaints):
-        path = _free_path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name("." + path.name)  # hidden from every listing until it is whole
-        part.write_bytes(content)
-        fault = find_fault(part)
-        if fault:
-            part.unlink()
-            complaints.append(f"{name} is not kept: {fault}.")
-        else:
-            os.replace(part, path)
-            paths.append(path)
+    for name, content in _unpacked(pairs, complaints):
+        try:
+            paths.append(_kept(folder, name, content))
+        except (OSError, UserError) as error:
+            why = getattr(error, "strerror", None) or error
+            complaints.append(f"{readable('/'.join(name))} is not kept: {why}.")
     return paths, complaints
 
 
-def _unpacked(uploads, complaints):
-    """(name, bytes) of every upload and of every file in those that are archives."""
-    for name, content in uploads.items():
+def _kept(folder, name, content):
+    """The path of a picture, its folders and name a list, once it is whole on the disk. UserError where it is none."""
+    for part in name[:-1]:
+        folder = _child(folder, file_name(part))
+    folder.mkdir(parents=True, exist_ok=True)
+    stem, suffix = _stem(name[-1])
+    part = folder / f".part-{os.getpid()}{suffix}"  # hidden from every listing until it is whole
+    try:
+        part.write_bytes(content)
+        if fault := find_fault(part):
+            raise UserError(fault)
+        path = _free_path(folder, stem, suffix)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that holds something
+            folder.rmdir()
+    return path
+
+
+def _unpacked(pairs, complaints):
+    """(folders and name, bytes) of every upload and of every file in those that are archives."""
+    for name, content in pairs:
+        content = bytes(content)
         if not name.lower().endswith(".zip"):
-            yield PurePosixPath(name.replace("\\", "/")).name, content
+            yield (_parts(name) or ["unnamed"])[-1:], content
         elif not zipfile.is_zipfile(io.BytesIO(content)):
-            complaints.append(f"{name} is no whole archive: pack or upload it again.")
+            complaints.append(f"{readable(name)} is no whole archive: pack or upload it again.")
         else:
-            yield from _members(zipfile.ZipFile(io.BytesIO(content)), complaints)
+            try:
+                yield from _members(zipfile.ZipFile(io.BytesIO(content)), complaints)
+            except Exception as error:  # zipfile raises errors of many kinds
+                complaints.append(f"{readable(name)} is no whole archive ({error}): pack or upload it again.")
 
 
 def _members(archive, complaints):
     """(the last two folders and the name, bytes) of the files in an archive, hidden ones left out."""
     for member in archive.infolist():
-        parts = PurePosixPath(member.filename).parts
-        if member.is_dir() or any(part.startswith((".", "__")) for part in parts):
-            continue  # .DS_Store, __MACOSX, ..
+        raw = re.split(r"[/\\]", member.filename)  # Windows writes backslashes
+        hidden = any(part.startswith(".") or part.lower() in SYSTEM_FILES for part in raw)
+        parts = _parts(member.filename)
+        if not raw[-1] or hidden or not parts:
+            continue  # a folder, .DS_Store, __MACOSX, ..
         try:
+            if PurePosixPath(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
+                raise UserError("not an image file")  # and need not be unpacked
             if member.file_size > LARGEST:
                 raise UserError(f"it has {member.file_size / 2**20:.0f} MiB")
-            yield "/".join(parts[-3:]), archive.read(member)
+            content = archive.read(member)
         except Exception as error:  # zipfile and zlib raise errors of many kinds
-            complaints.append(f"{member.filename} is not kept: {error}.")
+            complaints.append(f"{readable('/'.join(parts[-3:]))} is not kept: {str(error) or type(error).__name__}.")
+            continue
+        yield parts[-3:], content
 
 
-def _free_path(folder, name):
-    """A path in `folder` for an uploaded name, whose parts may hold anything: dots, spaces, other signs."""
-    *folders, last = (re.sub(r"[^\w.-]+", "_", part).strip(".") or "_" for part in name.split("/"))
-    folder = folder.joinpath(*folders)
-    stem, dot, suffix = last.rpartition(".")
-    stem, suffix = (stem or suffix, dot + suffix if stem else "")
+def _parts(name):
+    """The folders and the file's name in a path of any system, without its drive and dots."""
+    return [
+        part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..") and not re.match("^[A-Za-z]:$", part)
+    ]
+
+
+def _child(folder, name):
+    """A folder of this name in another. Where the file system has one that differs in case or in the spelling of an
+    accent, and takes the two names for one, it gets a number."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    number, child = 1, folder / name
+    while child.name not in there and child.exists():
+        number += 1
+        child = folder / f"{name}_{number}"
+    return child
+
+
+def _stem(name):
+    """An uploaded picture's name, whose signs may be any, in two parts: stem and suffix."""
+    name = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
+    stem, dot, suffix = name.rpartition(".")
+    stem, suffix = (stem, dot + suffix) if stem else (suffix, "")
+    return cut_bytes(stem, 200), cut_bytes(suffix, 20)
+
+
+def _free_path(folder, stem, suffix):
+    """A path in `folder` that is not taken: stem.suffix, or with a number."""
     path, number = folder / f"{stem}{suffix}", 1
-    while path.exists():
+    while path.exists() or path.is_symlink():
         number += 1
         path = folder / f"{stem}_{number}{suffix}"
     return path

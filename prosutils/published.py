@@ -10,13 +10,14 @@ DomainNet's 55 validation classes lie inside its 300 training classes. A rate or
 in a run on the other 245 (training_classes="train"), and then fixed for a run on all 300 ("train+val"), which has
 nothing left to validate on and keeps its last epoch:
 
-    python -m prosutils train --preset domainnet --data DomainNet --training-classes train
-    python -m prosutils train --preset domainnet --data DomainNet --stage2.epochs <the best epoch of that run>
+    python -m prosutils train --preset domainnet --data DomainNet --set training_classes=train
+    python -m prosutils train --preset domainnet --data DomainNet --set stage2.epochs=<the best epoch of that run>
 """
 
 import functools
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -72,6 +73,7 @@ class Benchmark:
     aliases: dict[str, str] = field(default_factory=dict)  # class_key of a misspelt folder: its class
     udcdr: dict | None = None  # classes: how many of the first; share of their images; share_of a domain
     sizes: dict = field(default_factory=dict)  # held-out domain: {protocol: [queries, gallery]}
+    note: str = ""  # what a reader has to know before comparing numbers; `splits` warns of it
 
     @functools.cached_property
     def spelling(self):
@@ -123,15 +125,18 @@ class Benchmark:
         unseen_domain: str | None,
         training_classes: str = "train+val",
         seed: int = 0,
-        switches: Switches = Switches(),
+        switches: Switches | None = None,
     ) -> list[Split]:
         """The splits of the published protocols on a folder, one `Split` each; see `protocol_splits`.
 
         training_classes: "train+val" (published) or "train", which leaves the validation classes to choose by.
-        Classes that the folder lacks are left out. Raises UserError for a domain that is not held out here.
+        Classes that the folder lacks are left out. Warns of `note`. Raises UserError for a domain that is not held out
+        here.
         """
+        if self.note:
+            warnings.warn(f"{self.name}: {self.note}", stacklevel=2)
         if not self.query_domain:
-            raise UserError(f"{self.name} has no published splits: give --dataset folder, which draws the classes.")
+            raise UserError(f"{self.name} has no published splits: set dataset=folder, which draws the classes.")
         if str(unseen_domain).lower() not in self.query_domain:
             raise UserError(f"{self.name} holds out one of {', '.join(self.query_domain)}, not {unseen_domain}.")
         train, val, test = (

@@ -1,6 +1,8 @@
 """Search: an index of all images under a folder, and queries by picture, drawing or words."""
 
 import hashlib
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +15,17 @@ from .backbone import load_clip
 from .baselines import ZeroShot
 from .config import load_preset
 from .domains import ImageDomains, inverted_domains, usual_gallery
-from .evaluation import embed, embed_rows
+from .evaluation import Pictures, embed, embed_rows, model_transform
 from .files import UserError, written_whole
-from .image_files import IMAGE_SUFFIXES, SYSTEM_FILES, find_fault
+from .image_files import IMAGE_SUFFIXES, find_fault, load_image, walk
 from .metrics import rank
+from .names import readable
+from .tuned import TunedCLIP
 
 
 @dataclass(eq=False)
 class ImageIndex:
-    """Features of all images under a folder, with or without labels, to be searched again without embedding them again."""
+    """Features of all images under a folder, labelled or not, to be searched without embedding them again."""
 
     root: Path
     paths: np.ndarray  # [n] names relative to `root`
@@ -30,81 +34,99 @@ class ImageIndex:
     skipped: Sequence[tuple[Path, str]] = ()  # [(path, why)] of files that are no images, or not whole
 
     @classmethod
-    def build(cls, model, root, progress=False):
-        """Embed every image under `root`, in folders of any depth. UserError where there is none."""
-        root = Path(root)
-        if not root.is_dir():
-            raise UserError(f"There is no folder {root}.")
-        files = sorted(
-            path
-            for path in root.rglob("*")
-            if path.is_file()
-            and path.name.lower() not in SYSTEM_FILES
-            and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        )
-        faults = {path: find_fault(path) for path in files}
-        good = [path for path in files if not faults[path]]
-        if not good:
-            raise UserError(f"There is no image under {root}; names end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+    def build(cls, model: TunedCLIP, root: str | Path, progress: bool = False) -> "ImageIndex":
+        """Embed every image under `root`, in folders of any depth and behind links. UserError where there is none.
+
+        A file that is no image, or cannot be decoded, is left out and listed in `skipped`.
+        """
         if inverted_domains(model.config.switches):
             raise UserError(
                 "The model was trained on inverted sketches (switches.polarity=released); an index of files "
                 "does not know which of them are sketches."
             )
-        features = embed(model, good, progress=progress)
-        return cls(
-            root,
-            np.array([path.relative_to(root).as_posix() for path in good]),
-            features,
-            signature(model),
-            [(path, why) for path, why in faults.items() if why],
-        )
+        root = Path(root)
+        faults = {path: find_fault(path) for path in walk(root)}
+        good = [path for path, why in faults.items() if not why]
+        features = embed_or_blank(model, good, progress) if good else torch.empty(0, 1)
+        whole = features.isfinite().all(1)
+        faults |= {path: _undecodable(path) for path, fine in zip(good, whole.tolist(), strict=True) if not fine}
+        good = [path for path, why in faults.items() if not why]
+        skipped = [(path, why) for path, why in faults.items() if why]
+        if not good:
+            first = "".join(f" {readable(path)}: {why}." for path, why in skipped[:3])
+            raise UserError(
+                f"There is no image under {readable(root)}; names end in {', '.join(sorted(IMAGE_SUFFIXES))}.{first}"
+            )
+        names = np.array([path.relative_to(root).as_posix() for path in good])
+        return cls(root, names, features[whole], signature(model), skipped)
 
-    def search(self, query, k=10):
+    def search(self, query: torch.Tensor, k: int = 10):
         """Features [Q, D] (or [D]) of queries -> scores [Q, k] and names [Q, k], the best first."""
         scores, index = rank(torch.atleast_2d(query), self.features, k=k)
         return scores, self.paths[index.numpy()]
 
     def answers(self, query: torch.Tensor, k: int = 10) -> list[tuple[float, str, Path]]:
-        """The best k for the feature [1, D] of one query: (score, "", path), the best first."""
-        scores, names = self.search(query, k)
-        return [(score, "", self.root / name) for score, name in zip(scores[0].tolist(), names[0], strict=True)]
+        """The best k for the feature [1, D] of one query: (score, "", path), the best first.
 
-    def save(self, path):
-        """Write everything but the pictures as .npz, in one step; returns the path."""
-        path = Path(path).with_suffix(".npz")
-        with written_whole(path) as part:
+        Warns where some of these pictures are no longer there.
+        """
+        scores, names = self.search(query, k)
+        paths = [self.root / name for name in names[0].tolist()]
+        if gone := [path for path in paths if not path.exists()]:
+            warnings.warn(
+                f"{len(gone)} of these {len(paths)} pictures are no longer there, for example {readable(gone[0])}: "
+                "build the index again.",
+                stacklevel=2,
+            )
+        return [(score, "", path) for score, path in zip(scores[0].tolist(), paths, strict=True)]
+
+    def save(self, path: str | Path):
+        """Write everything but the pictures, in one step; returns the path, with .npz added where it lacks it."""
+        path, root = index_file(path), self.root.resolve()
+        try:
+            nearby = os.path.relpath(root, path.resolve().parent)
+        except ValueError:  # another drive of Windows
+            nearby = ""
+        with written_whole(path) as part, open(part, "wb") as file:
             np.savez(
-                part,
+                file,
                 features=self.features.numpy(),
                 path=self.paths.astype(str),
                 signature=self.signature,
-                root=str(self.root.resolve()),
+                root=str(root),
+                nearby=nearby,
             )
         return path
 
     @classmethod
-    def load(cls, path, model=None):
-        """Read a file of `save`. model: refused where it is not the one that made the index."""
+    def load(cls, path: str | Path, model: TunedCLIP | None = None, root: str | Path | None = None):
+        """Read a file of `save`; .npz may be left out of its name.
+
+        model: refused where it is not the one that made the index. root: the pictures' folder, where it has moved.
+        Raises UserError where there is no index, or the folder is neither there nor at its old place beside the index.
+        """
+        path = Path(path)
+        path = path if path.is_file() else index_file(path)
         try:
             with np.load(path, allow_pickle=False) as stored:
-                index = cls(
-                    Path(str(stored["root"])),
-                    stored["path"],
-                    torch.from_numpy(stored["features"]),
-                    str(stored["signature"]),
-                )
+                paths, features = stored["path"], torch.from_numpy(stored["features"])
+                places = [str(stored["root"])]
+                if "nearby" in stored and str(stored["nearby"]):
+                    places.append(os.path.normpath(path.resolve().parent / str(stored["nearby"])))
+                index = cls(_first_folder(path, root, places), paths, features, str(stored["signature"]))
         except FileNotFoundError:
             raise UserError(
                 f"There is no index {path}: ImageIndex.build(model, folder).save({str(path)!r}) writes one."
             ) from None
+        except UserError:
+            raise
         except Exception as error:  # numpy raises errors of many kinds for a broken file
             raise UserError(f"{path} is not an index of this package: {str(error)[:200]}") from None
         if model is not None:
             index.check(model)
         return index
 
-    def check(self, model):
+    def check(self, model: TunedCLIP):
         """Raises UserError where `model` is not the one that made the index."""
         if signature(model) != self.signature:
             raise UserError(
@@ -113,8 +135,42 @@ class ImageIndex:
             )
 
 
+def index_file(path: str | Path) -> Path:
+    """The file of an index: the name given, with .npz added where it lacks it (`my.photos` -> `my.photos.npz`)."""
+    path = Path(path)
+    return path if path.suffix.lower() == ".npz" else path.with_name(f"{path.name}.npz")
+
+
+def _first_folder(path: Path, asked: str | Path | None, places: list[str]) -> Path:
+    """The folder of an index's pictures: the one asked for, or the first of some places that is there."""
+    folders = [Path(place) for place in ([asked] if asked else places)]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"{path} is an index of {readable(folders[0])}, and no such folder is there. If it has moved, give its new "
+        "place: --root FOLDER, or ImageIndex.load(path, root=folder). Otherwise build the index again."
+    )
+
+
+def embed_or_blank(model: TunedCLIP, paths: list[Path], progress: bool = False) -> torch.Tensor:
+    """Features [n, D] of image files; NaN for one that cannot be decoded, which does not touch the others."""
+    size = getattr(model, "clip", model).image_size
+    blank = torch.full((3, size, size), torch.nan)
+    return embed(model, Pictures(paths, model_transform(model), blank), progress=progress)
+
+
+def _undecodable(path: Path) -> str:
+    """Why a picture has no feature."""
+    try:
+        load_image(path)
+    except UserError as error:
+        return str(error).removeprefix(readable(path)).strip()
+    return "the model gives no finite feature for it"
+
+
 def search_gallery(
-    model: torch.nn.Module, data: ImageDomains, query: torch.Tensor, k: int = 10, domain: str | None = None
+    model: TunedCLIP, data: ImageDomains, query: torch.Tensor, k: int = 10, domain: str | None = None
 ) -> list[tuple[float, str, Path]]:
     """The best k of the images of one domain for the feature [1, D] of a query: (score, class, path), the best first.
 
@@ -131,13 +187,13 @@ def search_gallery(
     ]
 
 
-def search_model(preset="mini"):
+def search_model(preset: str = "mini") -> TunedCLIP:
     """Zero-shot CLIP of a preset, to search with: it needs no class and no domain, so any names will do."""
     config = load_preset(preset)
     return ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config).eval()
 
 
-def query_feature(model, query):
+def query_feature(model: TunedCLIP, query: str | Path | Image.Image) -> torch.Tensor:
     """Feature [1, D] of a query: a PIL image, the path (Path) of a picture, or words (str)."""
     if isinstance(query, (Path, Image.Image)):
         return embed(model, [query])
@@ -147,7 +203,7 @@ def query_feature(model, query):
         return model.clip.encode_text([f"a photo of {query}"]).float().cpu()
 
 
-def signature(model):
+def signature(model: TunedCLIP):
     """A short text that two models share only if they give the same features: of all weights and settings."""
     digest = hashlib.sha256(repr((model.label, model.clip.name, model.config.switches)).encode())
     for name, tensor in sorted(model.state_dict().items()):

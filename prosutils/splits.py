@@ -14,6 +14,7 @@ from . import pictonet
 from .config import Switches
 from .domains import ImageDomains, usual_gallery
 from .files import UserError
+from .names import unknown_names
 
 PROTOCOLS = ("UCDR", "UcCDR", "UdCDR")
 GALLERIES = ("unseen", "mixed")
@@ -62,7 +63,8 @@ class Split:
         """What trains and validates, by name, as a short text: equal for two splits of the same pictures only."""
         rows = [*self.train.tolist(), *self.val_query.tolist(), *self.val_gallery.tolist()]
         names = "\n".join(self.data.paths[row].relative_to(self.data.root).as_posix() for row in rows)
-        return f"{len(self.train)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+        digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()  # names need not be UTF-8
+        return f"{len(self.train)} ({digest[:8]})"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def make_split(
     seed: int = 0,
     seen_classes: Sequence[str] | None = None,
     udcdr_sample: Sample | None = None,
-    switches: Switches = Switches(),
+    switches: Switches | None = None,
 ) -> Split:
     """A protocol of universal cross-domain retrieval on a folder [Paul et al., ICCV 2021; ProS].
 
@@ -109,12 +111,13 @@ def make_split(
     gallery_domain: None: the first of GALLERY_DOMAINS that the folder has, or else its largest domain.
     query_domain: UcCDR's query domain; None: all training domains but the gallery's.
     udcdr_sample: a `Sample` that UdCDR measures; None: all images of the query domain, and the kept-out part.
-    switches: `udcdr_gallery` and `file_order` say whether the released code's leaks are repeated.
+    switches: None for the paper's; `udcdr_gallery` and `file_order` say whether the released code's leaks are repeated.
 
     Raises UserError for unknown names (listing the known), classes without gallery image, and empty parts.
     """
-    _check_known("protocol", [protocol], PROTOCOLS)
-    _check_known("gallery", [gallery], GALLERIES)
+    switches = switches or Switches()
+    unknown_names("protocol", [protocol], PROTOCOLS)
+    unknown_names("gallery", [gallery], GALLERIES)
     if not 0 < holdout_fraction < 1:
         raise UserError(f"holdout_fraction is a share between 0 and 1, not {holdout_fraction}.")
     train_domains, gallery_domain, query_domains = _domain_roles(
@@ -175,17 +178,17 @@ def _domain_roles(
 ):
     """Checked domain names: (those that train, the gallery's, those that query)."""
     if unseen_domain is not None or protocol != "UcCDR":
-        _check_known("unseen domain", [unseen_domain], data.domains)
+        unknown_names("unseen domain", [unseen_domain], data.domains)
     train_domains = tuple(name for name in data.domains if name != unseen_domain)
     if gallery_domain is None:
         gallery_domain = usual_gallery(data, train_domains)
-    _check_known("gallery domain", [gallery_domain], train_domains)
+    unknown_names("gallery domain", [gallery_domain], train_domains)
     if protocol != "UcCDR":
         return train_domains, gallery_domain, (unseen_domain,)
     source_domains = tuple(name for name in train_domains if name != gallery_domain)
     if query_domain is None:
         return train_domains, gallery_domain, source_domains
-    _check_known("query domain", [query_domain], source_domains)
+    unknown_names("query domain", [query_domain], source_domains)
     return train_domains, gallery_domain, (query_domain,)
 
 
@@ -199,7 +202,7 @@ def split_classes(
 ):
     """Class names (seen, validation, unseen), sorted; a list that is None is filled as `make_split` says."""
     for names in (unseen_classes, val_classes, seen_classes):
-        _check_known("class", names or [], data.classes)
+        unknown_names("class", names or [], data.classes)
     in_gallery = data.class_names(data.rows([gallery_domain], data.classes))
     rng = np.random.default_rng(seed)
     fixed = pictonet.classes()
@@ -304,18 +307,18 @@ def _ascending(parts: Iterable[torch.Tensor]):
     return torch.cat([torch.empty(0, dtype=torch.long), *parts]).sort().values
 
 
-def _check_known(kind: str, names: Sequence[str | None], known: Sequence[str]):
-    unknown = [str(name) for name in names if name not in known]
-    if unknown:
-        raise UserError(f"Unknown {kind}: {', '.join(unknown)}. Known: {', '.join(known)}.")
-
-
 def _check_no_part_is_empty(split: Split):
     parts = ["train", "query", "gallery"] + (["val_query", "val_gallery"] if split.val_classes else [])
     empty = [part for part in parts if not len(getattr(split, part))]
     if empty:
+        advice = f"Choose other domains or classes; domains: {', '.join(split.data.domains)}."
+        if len(split.train_domains) < 2:
+            advice = (
+                f"{split.gallery_domain} is the only domain left to train on, and training needs two. With two domains "
+                'hold out none: --unseen-domain none, in Python make_split(data, "UcCDR", unseen_domain=None). It '
+                "measures unseen classes. Or add a third domain."
+            )
         raise UserError(
             f"{split.protocol} with unseen domain {split.unseen_domain} and gallery domain "
-            f"{split.gallery_domain} leaves no image for: {', '.join(empty)}. "
-            f"Choose other domains or classes; domains: {', '.join(split.data.domains)}."
+            f"{split.gallery_domain} leaves no image for: {', '.join(empty)}. {advice}"
         )

@@ -85,7 +85,7 @@ class ToyModel(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.clip, self.config = ToyClip(), load_preset("mini")
+        self.clip, self.config = ToyClip(), load_preset("mini-near")
         self.pool = torch.nn.AvgPool2d(4)
         self.scale = torch.nn.Parameter(torch.ones(()))
         self.seen, self.modes = 0, set()

@@ -23,7 +23,7 @@ def batch():
 
 
 def build(name, clip, **settings):
-    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini", **settings)).eval()
+    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()
 
 
 def test_numbers_trained_at_the_papers_size():

@@ -56,7 +56,14 @@ def domainnet():
 
 @pytest.mark.parametrize(
     "name, train, val, test",
-    [("domainnet", 245, 55, 45), ("sketchy", 93, 11, 21), ("sketchy-random", 90, 10, 25), ("tuberlin", 200, 20, 30)],
+    [
+        ("domainnet", 245, 55, 45),
+        ("sketchy", 93, 11, 21),
+        ("sketchy-random", 90, 10, 25),
+        ("sketchy-sempcyc", 100, 0, 25),
+        ("tuberlin", 200, 20, 30),
+        ("tuberlin-sempcyc", 220, 0, 30),
+    ],
 )
 def test_classes_are_shipped_complete_and_disjoint(name, train, val, test):
     classes = load_benchmark(name).classes
@@ -96,6 +103,27 @@ def test_test_classes_are_those_of_the_released_code(name):
 )
 def test_spellings_of_the_archives_are_one_class(benchmark, folder, name):
     assert load_benchmark(benchmark).class_name(folder) == name
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, share, common",
+    [
+        ("sketchy-random", "sketchy-sempcyc", 0.80, {"bell", "squirrel", "tank", "wheelchair"}),
+        ("tuberlin", "tuberlin-sempcyc", 0.88, {"rollerblades"}),
+    ],
+)
+def test_the_two_random_splits_are_shipped_and_warn(ours, theirs, share, common):
+    """SEM-PCYC's test classes are what numpy leaves over of the sorted classes, with the seed its code sets."""
+    splits = [load_benchmark(name) for name in (ours, theirs)]
+    every = [sorted(x for names in split.classes.values() for x in names) for split in splits]
+    assert every[0] == every[1] and set(splits[0].classes["test"]) & set(splits[1].classes["test"]) == common
+    drawn = np.random.RandomState(0).choice(every[1], int(share * len(every[1])), replace=False)
+    assert set(every[1]) - set(drawn) == set(splits[1].classes["test"])
+    for split, other in zip(splits, reversed(splits), strict=True):
+        data = table({(domain, x): 5 for domain in split.images for x in every[0]})
+        with pytest.warns(UserWarning, match=f"shares {len(common)} of {len(split.classes['test'])}.*{other.name}"):
+            (made,) = split.splits(data, None)
+        assert set(made.unseen_classes) == set(split.classes["test"])
 
 
 def test_aliases_lead_to_classes():
@@ -269,7 +297,7 @@ def test_presets_have_the_released_hyper_parameters(name):
 
 def test_training_classes_are_train_or_all():
     with pytest.raises(UserError, match="takes: train, train"):
-        load_preset("mini", training_classes="all")
+        load_preset("mini-near", training_classes="all")
 
 
 def write_folder(root, domains, names, images):

@@ -38,7 +38,7 @@ from prosutils.experiment import prepare
 from prosutils.evaluation import embed_rows
 from prosutils.show.widgets import map_explorer, rank_explorer, sketch_search, unit_explorer
 
-run = prepare(load_preset("mini"), artifacts="artifacts", progress=False)
+run = prepare(load_preset("mini-near"), artifacts="artifacts", progress=False)
 data = run.data
 split = replace(run.split, gallery=run.split.gallery[::2], train=run.split.train[::3])    # a part is quicker
 zero_shot, pros = (build_model(name, run.clip, split, run.config).eval() for name in ("zero-shot", "pros"))

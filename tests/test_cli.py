@@ -97,6 +97,8 @@ def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
             "baselines",
             "--cases",
             "Zero-shot CLIP",
+            "--domains",
+            "sketch",
             "--data",
             str(toy_folder),
             "--artifacts",
@@ -112,10 +114,11 @@ def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
 
 
 def test_ablate_holds_out_the_presets_domain_or_all(toy_folder):
-    mini = load_preset("mini")
+    mini = load_preset("mini-near")
     assert cli.held_out_domains(mini) == ["sketch"]
     assert cli.held_out_domains(mini, ("pixel", "solid")) == ["pixel", "solid"]
     assert cli.held_out_domains(mini, ("all",)) == ["clipart", "outline", "solid", "sketch", "pixel"]
+    assert "chalk" in cli.held_out_domains(load_preset("mini"), ("all",))
     assert set(cli.held_out_domains(load_preset("domainnet"), ("all",))) == {
         "sketch",
         "quickdraw",
@@ -145,7 +148,7 @@ def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
     train = ["train", "--artifacts", tmp_path / "artifacts"]
     toy_train = [*train, "--data", toy_folder]
     assert "no folder" in refusal(capsys, *train, "--data", tmp_path / "missing")
-    assert "Known: mini, pictonet, pacs" in refusal(capsys, *train, "--preset", "minni")
+    assert "Known: mini, mini-near, pictonet" in refusal(capsys, *train, "--preset", "minni")
     assert "needs --data" in refusal(capsys, *train, "--preset", "pacs")
     assert "Known: emoji, outline, pixel, sketch" in refusal(capsys, *toy_train, "--unseen-domain", "photo")
     assert "Known: ball, box" in refusal(capsys, *toy_train, "--unseen-domain", "sketch", "--unseen-classes", "zebra")
@@ -197,14 +200,14 @@ def test_every_setting_is_a_flag_with_the_presets_value(monkeypatch):
 
     monkeypatch.setattr(cli, "train", note)
     words = "--stage2.epochs 3 --temperature 0.1 --switches.read_out released --pretrained x.pt --unseen-domain None"
-    cli.main(["train", *words.split()])
+    cli.main(["train", "--preset", "mini-near", *words.split()])
     cli.main(["train", "--preset=domainnet", "--pretrained", "None"])
     mini, domainnet = made
     wanted = dict(stage2=dict(epochs=3), temperature=0.1, switches=dict(read_out="released"), pretrained="x.pt")
-    assert mini == load_preset("mini", unseen_domain=None, **wanted)
+    assert mini == load_preset("mini-near", unseen_domain=None, **wanted)
     assert domainnet == load_preset("domainnet", pretrained=None)
-    assert changes(mini, load_preset("mini")) == wanted | dict(unseen_domain=None)
-    assert override(load_preset("mini"), changes(mini, load_preset("mini"))) == mini
+    assert changes(mini, load_preset("mini-near")) == wanted | dict(unseen_domain=None)
+    assert override(load_preset("mini-near"), changes(mini, load_preset("mini-near"))) == mini
     with pytest.raises(UserError, match="Known: mini"):
         load_preset("maxi")
 
@@ -219,7 +222,7 @@ def test_help_lists_the_commands_without_waiting_for_pytorch():
     done = subprocess.run(
         [sys.executable, "-m", "prosutils", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert all(command in done.stdout for command in cli.commands(load_preset("mini")))
+    assert all(command in done.stdout for command in cli.commands(load_preset("mini-near")))
 
 
 def test_the_console_script_is_this_command_line():

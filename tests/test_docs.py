@@ -57,7 +57,20 @@ def test_a_method_of_ones_own_in_ten_lines(own_methods, toy_folder, tmp_path, mo
     assert label in capsys.readouterr().out and label in set(pd.read_csv(tmp_path / "results.csv").method)
     path = tmp_path / "runs" / "mini-mine-sketch-seed0" / "model.pt"
     assert isinstance(load_checkpoint(path), METHODS["mine"])
-    cli.main(["ablate", "mine", "zero-shot", "--table", str(tmp_path / "grid.csv"), *own, *data, *SHORT])
+    cli.main(
+        [
+            "ablate",
+            "mine",
+            "zero-shot",
+            "--domains",
+            "sketch",
+            "--table",
+            str(tmp_path / "grid.csv"),
+            *own,
+            *data,
+            *SHORT,
+        ]
+    )
     assert set(pd.read_csv(tmp_path / "grid.csv").method) == {label, "Zero-shot CLIP"}
     assert f"| {label} |" in capsys.readouterr().out
 

@@ -303,7 +303,7 @@ def test_evaluate_follows_the_switches(toy, toy_model, monkeypatch):
 
     monkeypatch.setattr(evaluation, "retrieval_metrics", noting)
     evaluate(toy_model, split)
-    toy_model.config = load_preset("mini", switches=Switches(similarity="released"))
+    toy_model.config = load_preset("mini-near", switches=Switches(similarity="released"))
     evaluate(toy_model, split)
     evaluate(toy_model, split, Switches(average_precision="released"))
     assert asked == [("cosine", "relevant"), ("euclidean", "relevant"), ("cosine", "hits")]

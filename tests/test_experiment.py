@@ -12,7 +12,7 @@ from prosutils.training import mean_average_precision
 
 
 def prepared(toy_folder, artifacts, **settings):
-    config = load_preset("mini", unseen_domain="sketch", stage2=dict(epochs=1, batch_size=6), **settings)
+    config = load_preset("mini-near", unseen_domain="sketch", stage2=dict(epochs=1, batch_size=6), **settings)
     return experiment.prepare(config, toy_folder, ["gem", "stripes"], artifacts, progress=False)
 
 
@@ -69,11 +69,14 @@ def test_results_of_a_choosing_run_do_not_replace_those_of_the_final_one(toy_fol
 
 def test_what_ships_is_the_presets_model_and_as_good_as_its_history_says(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "train", lambda *_: pytest.fail("trained"))
-    run = experiment.prepare(load_preset("mini"), artifacts=tmp_path, progress=False)
+    run = experiment.prepare(load_preset("mini-near"), artifacts=tmp_path, progress=False)
     for method in ("pros", "heads"):
         model, history = run.fit(method, shipped=True)
         value = mean_average_precision(model, run.data, run.split.val_query, run.split.val_gallery)
         assert value == pytest.approx(history["val_mAP@200"].max(), abs=2e-3)  # bfloat16 elsewhere, float32 here
-    for other in (run.fit, experiment.prepare(load_preset("mini", seed=1), artifacts=tmp_path, progress=False).fit):
+    for other in (
+        run.fit,
+        experiment.prepare(load_preset("mini-near", seed=1), artifacts=tmp_path, progress=False).fit,
+    ):
         with pytest.raises(pytest.fail.Exception):
             other("heads", shipped=other != run.fit)  # neither unasked nor for another run

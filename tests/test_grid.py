@@ -30,7 +30,9 @@ def table(toy_folder, tmp_path_factory):
     """Baselines and switches on the toy folder, measured once."""
     folder = tmp_path_factory.mktemp("grid")
     path = folder / "grid.csv"
-    run_grid(["baselines", "switches"], "mini", ["sketch"], [0], path, folder, jobs=2, settings=SHORT, data=toy_folder)
+    run_grid(
+        ["baselines", "switches"], "mini-near", ["sketch"], [0], path, folder, jobs=2, settings=SHORT, data=toy_folder
+    )
     return path
 
 
@@ -62,10 +64,10 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(table, toy_folder, tmp_pat
     rows = pd.read_csv(table)
     part = tmp_path / "grid.csv"
     rows[rows.case != "Zero-shot CLIP"].to_csv(part, index=False)
-    run_grid(["baselines", "switches"], "mini", ["sketch"], [0], part, tmp_path, settings=SHORT, data=toy_folder)
+    run_grid(["baselines", "switches"], "mini-near", ["sketch"], [0], part, tmp_path, settings=SHORT, data=toy_folder)
     pd.testing.assert_frame_equal(pd.read_csv(part), rows)
     monkeypatch.setattr("prosutils.grid.measure", lambda *_: pytest.fail("measured again"))
-    run_grid(["baselines"], "mini", ["sketch"], [0], part, tmp_path, settings=SHORT, data=toy_folder)
+    run_grid(["baselines"], "mini-near", ["sketch"], [0], part, tmp_path, settings=SHORT, data=toy_folder)
 
 
 def test_the_oracle_trains_on_the_held_out_domain_but_not_on_unseen_classes(toy, toy_folder, tmp_path):
@@ -76,7 +78,7 @@ def test_the_oracle_trains_on_the_held_out_domain_but_not_on_unseen_classes(toy,
     assert len(oracle.train) == len(split.train) + len(extra)
     assert torch.equal(oracle.query, split.query) and oracle.train_domains == toy.domains
     name = "Heads only, held-out domain trained too"
-    ((training, names),) = by_training([(name, "sketch", 0)], "mini", SHORT).items()
+    ((training, names),) = by_training([(name, "sketch", 0)], "mini-near", SHORT).items()
     assert training.oracle and names == [name]
     rows = measure(training, names, tmp_path, toy_folder)
     assert set(rows.protocol) == {"UCDR", "UcCDR"}  # UdCDR would ask with images that were trained on
@@ -97,12 +99,12 @@ def test_ablations_and_oracles_name_methods_that_exist():
 
 
 def test_rates_are_scaled_in_both_stages():
-    slow, usual = by_training([("Full fine-tuning", "sketch", 0), ("Heads only", "sketch", 0)], "mini", {})
+    slow, usual = by_training([("Full fine-tuning", "sketch", 0), ("Heads only", "sketch", 0)], "mini-near", {})
     factor = RATES["full"]
     for stage in ("stage1", "stage2"):
         for name in ("lr", "lr_simulator", "lr_heads"):
             assert getattr(getattr(slow.config, stage), name) == getattr(getattr(usual.config, stage), name) * factor
-    assert usual.config == load_preset("mini", unseen_domain="sketch", seed=0)
+    assert usual.config == load_preset("mini-near", unseen_domain="sketch", seed=0)
 
 
 def test_rates_are_those_that_the_search_found():
@@ -118,12 +120,12 @@ def test_rates_are_those_that_the_search_found():
 
 def test_cases_that_differ_in_the_ranking_alone_share_a_training():
     names = ["ProS", "ProS, similarity=released", "ProS, average_precision=released", "ProS, read_out=released"]
-    groups = by_training([(name, "sketch", seed) for name in names for seed in (0, 1)], "mini", {})
+    groups = by_training([(name, "sketch", seed) for name in names for seed in (0, 1)], "mini-near", {})
     assert list(groups.values()) == [names[:3], names[:3], names[3:], names[3:]]
 
 
 def test_what_trains_longest_is_begun_first():
-    groups = by_training([(name, "sketch", 0) for name in choose(["baselines", "ablations"])], "mini", {})
+    groups = by_training([(name, "sketch", 0) for name in choose(["baselines", "ablations"])], "mini-near", {})
     assert [(training.method, training.config.simulator_layers) for training in groups][:4] == [
         ("pros", 4),
         ("depro", 1),

@@ -1,6 +1,7 @@
-"""Your own pictures: every fault of a folder is named, uploads never break anything, an index answers as an embedding does."""
+"""Your own pictures: every fault of a folder is named, uploads never break anything, an index finds what it should."""
 
 import io
+import re
 import shutil
 import zipfile
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from prosutils import ImageDomains, UserError, cli, embed, make_split, own_images
 from prosutils.image_files import load_image
+from prosutils.names import file_name, parse_names
 from prosutils.own_images import advice, save_uploads, stand_in, suggest_split
 from prosutils.search import ImageIndex, query_feature, search_model
 
@@ -68,7 +70,7 @@ def test_one_image_per_class_gets_words_and_not_a_crash(tmp_path):
     said = "\n".join(advice(data))
     assert "photo has a single image of ball, box, cross" in said
     assert "sketch has fewer than 3 images of ball, box, cross" in said
-    assert suggest_split(data) == dict(unseen_domain="sketch", gallery_domain="photo")
+    assert suggest_split(data) == dict(protocol="UcCDR", unseen_domain=None, gallery_domain="photo")
 
 
 # --- Uploads ------------------------------------------------------------------------------------------------------
@@ -130,6 +132,174 @@ def test_an_uploaded_archive_becomes_a_labelled_folder(toy_folder, tmp_path):
     data = ImageDomains.from_folder(tmp_path / "up" / "mine")
     assert data.counts().equals(ImageDomains.from_folder(toy_folder).counts())
     assert [path.name for path in (tmp_path / "up").iterdir()] == ["mine"]  # nothing outside
+
+
+PICTURE = encoded(draw_toy("emoji", "gem", 0))
+
+
+def kept(uploads, folder):
+    """{folders and name below `folder`} of what is kept, and the complaints."""
+    paths, complaints = save_uploads(uploads, folder)
+    assert len(set(paths)) == len(paths) and all(load_image(path).size == (32, 32) for path in paths)
+    assert not [path for path in folder.rglob(".*")]  # no rest
+    return [path.relative_to(folder).as_posix() for path in paths], complaints
+
+
+def test_an_archive_from_windows_keeps_its_labels(tmp_path):
+    found, complaints = kept(
+        {"mine.zip": archive({r"my\photo\cat\1.png": PICTURE, r"my\sketch\cat\1.png": PICTURE})}, tmp_path
+    )
+    assert found == ["photo/cat/1.png", "sketch/cat/1.png"] and not complaints
+
+
+def test_two_names_never_share_a_folder(tmp_path):
+    names = [
+        "C",
+        "C+",
+        "C++",
+        "C#",
+        "C_",
+        "C ",
+        " C",
+        "C.",
+        "C%23",
+        "C?",
+        "C*",
+        "a:b",
+        "a b",
+        "a_b",
+        "CON",
+        "con.x",
+        "cafe\u0301",
+    ]
+    names += [
+        "caf\u00e9",
+        "Cat",
+        "cat",
+        "\u5b66\u6821",
+        "x" * 300,
+        "x" * 299 + "y",
+        "\u5b66" * 200,
+        '"',
+        "$$",
+        "~",
+        "a%b",
+        "lost+found",
+    ]
+    packed = archive({f"photo/{name}/1.png": PICTURE for name in names})
+    found, complaints = kept({"mine.zip": packed}, tmp_path)
+    hidden = 1  # lost+found belongs to the system
+    assert not complaints and len({name.split("/")[1] for name in found}) == len(found) == len(names) - hidden
+    folders = {name.split("/")[1] for name in found}
+    assert {"C++", "C#", "C", "a b", "a_b", "Cat", "cat", "\u5b66\u6821"} <= folders
+    assert not folders & {"CON", "con.x", "C.", "C ", "C?"} and all(len(name.encode()) < 256 for name in folders)
+    again, _ = kept({"mine.zip": packed}, tmp_path)  # the same names: the same folders
+    assert {name.split("/")[1] for name in again} == folders and all(name.endswith("/1_2.png") for name in again)
+
+
+def test_names_become_file_names_that_differ():
+    names = [
+        "C",
+        "C%",
+        "C%25",
+        "",
+        ".",
+        "..",
+        "...",
+        " ",
+        "con",
+        "Con",
+        "nul.txt",
+        "a/b",
+        "a\\b",
+        "a\x00b",
+        "\udce9",
+        "\ud83d",
+        "%",
+        ".",
+    ]
+    made = [file_name(name) for name in dict.fromkeys(names)]
+    assert len(set(made)) == len(made) and not any(re.search(r'[\x00-\x1f/\\:*?"<>|]', name) for name in made)
+    assert not set(made) & {"", ".", ".."} and file_name("Caf\u00e9 (old)") == "Caf\u00e9 (old)"
+
+
+def test_two_uploads_of_one_name_are_both_kept(tmp_path):
+    other = encoded(draw_toy("emoji", "ball", 0))
+    item = dict(name="a.png", content=PICTURE)
+    found, complaints = kept([item, dict(name="a.png", content=memoryview(other))], tmp_path / "flat")
+    assert found == ["a.png", "a_2.png"] and not complaints
+    zips = [dict(name="m.zip", content=archive({"p/c/a.png": content})) for content in (PICTURE, other)]
+    assert kept(zips, tmp_path / "zips")[0] == ["p/c/a.png", "p/c/a_2.png"]
+
+
+def test_what_cannot_be_kept_is_listed_and_the_rest_goes_on(tmp_path, monkeypatch):
+    real = own_images._free_path
+
+    def full(folder, stem, suffix):
+        if stem == "b":
+            raise OSError(28, "No space left on device")
+        return real(folder, stem, suffix)
+
+    monkeypatch.setattr(own_images, "_free_path", full)
+    uploads = {"m" * 300 + ".png": PICTURE, "a.png": PICTURE, "b.png": PICTURE, "c.heic": b"x", "d.png": PICTURE}
+    found, complaints = kept(uploads, tmp_path)
+    assert len(found) == 3 and found[1:] == ["a.png", "d.png"] and "No space left" in complaints[0]
+    assert complaints[1].startswith("c.heic is not kept")
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path):
+    names = ["caf\u00e9", "cafe\u0301", "Cat", "cat", "dog"]
+    for domain in ("photo", "sketch"):
+        for name in names:
+            (tmp_path / domain / name).mkdir(parents=True)
+            (tmp_path / domain / name / "1.png").write_bytes(PICTURE)
+    data = ImageDomains.from_folder(tmp_path)
+    if len(data.classes) < 5:
+        pytest.skip("this file system takes some of these names for one")
+    said = "\n".join(advice(data))
+    assert "U+00E9" in said and "U+0065 U+0301" in said and "U+0043 U+0061 U+0074" in said
+    assert "look alike" in said and "dog (U+" not in said
+    with pytest.raises(UserError, match=r"Unknown class: CAT.*CAT \(U\+0043 U\+0041 U\+0054\) is not Cat"):
+        make_split(data, "UcCDR", None, ["CAT"], [])
+
+
+@pytest.mark.parametrize(
+    "given, names",
+    [
+        (None, None),
+        ("cat,dog", ["cat", "dog"]),
+        ("cat, dog ,cat,", ["cat", "dog"]),
+        ('cat,"Washington, DC", dog', ["cat", "Washington, DC", "dog"]),
+        (["cat,dog", '"a, b"', "the cat"], ["cat", "dog", "a, b", "the cat"]),
+        ('"say ""hi"""', ['say "hi"']),
+    ],
+)
+def test_names_on_a_command_line(given, names):
+    assert parse_names(given) == names
+
+
+@pytest.mark.parametrize("given", [",", "  ", [" ", ","]])
+def test_no_name_on_a_command_line(given):
+    with pytest.raises(UserError, match="is empty"):
+        parse_names(given)
+
+
+def test_a_folder_of_two_domains_says_how_and_runs(toy_folder, tmp_path, capsys):
+    for domain, source in (("photo", "emoji"), ("sketch", "sketch")):
+        shutil.copytree(toy_folder / source, tmp_path / "T" / domain)
+    (tmp_path / "T" / "photo" / "gem").rename(tmp_path / "T" / "photo" / "gem, red")
+    (tmp_path / "T" / "sketch" / "gem").rename(tmp_path / "T" / "sketch" / "gem, red")
+    data = ImageDomains.from_folder(tmp_path / "T")
+    split = make_split(data, **suggest_split(data))
+    assert split.train_domains == ("photo", "sketch") and len(split.query)
+    assert "--unseen-domain none" in " ".join(advice(data))
+    command = ["train", "--data", str(tmp_path / "T"), "--artifacts", str(tmp_path / "out"), "--method", "zero-shot"]
+    with pytest.raises(SystemExit, match="--unseen-domain none"):
+        cli.main([*command, "--unseen-domain", "sketch"])
+    with pytest.raises(SystemExit, match="double quotes"):
+        cli.main([*command, "--unseen-domain", "none", "--unseen-classes", "gem, red"])
+    cli.main([*command, "--unseen-domain", "none", "--unseen-classes", '"gem, red", box'])
+    assert "UcCDR" in capsys.readouterr().out
 
 
 def test_a_damaged_archive_keeps_what_could_be_read(tmp_path, monkeypatch):

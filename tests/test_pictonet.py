@@ -233,6 +233,131 @@ def test_contact_sheet_draws_every_domain():
     assert min(sheet.size) > 6 * 40 / 2
 
 
+# ---- the far tier -----------------------------------------------------------------------------------------------
+
+
+def one_of_each():
+    """The first drawing of a validation class in every domain that a technique draws."""
+    label = pictonet.classes()["val"][0]
+    return [
+        next(record for record in pictonet.manifest() if (record["domain"], record["class"]) == (domain, label))
+        for domain in pictonet.FAR_DOMAINS
+    ]
+
+
+def pixels(image):
+    return np.asarray(image, dtype=float) / 255
+
+
+def test_the_tiers_have_the_same_domains_in_the_same_order():
+    near, far = map(pictonet.tier_domains, pictonet.TIERS)
+    assert near == pictonet.PICTONET_DOMAINS and len(set(far)) == len(near) and far[0] == near[0] == "emoji"
+    assert set(far) - {"emoji"} == set(pictonet.FAR_STRENGTH) and not set(far[1:]) & set(near)
+    assert all(0 < strength <= 1 for strength in pictonet.FAR_STRENGTH.values())
+
+
+def test_strength_0_and_the_gallery_are_the_near_tier():
+    emoji = pictonet.manifest()[0]
+    assert emoji["domain"] == "emoji"
+    assert pictonet.load_drawing(emoji, 64, "far").tobytes() == pictonet.load_drawing(emoji, 64).tobytes()
+    for record in one_of_each():
+        assert pictonet.load_drawing(record, 64, "far", 0).tobytes() == pictonet.load_drawing(record, 64).tobytes()
+
+
+def test_a_far_drawing_comes_out_alike_and_moves_away_with_the_strength():
+    for record in one_of_each():
+        near = pixels(pictonet.load_drawing(record, 64))
+        drawn = [pictonet.load_drawing(record, 64, "far", strength) for strength in (0.02, 0.25, 0.5, 0.75, 1)]
+        assert drawn[-1].tobytes() == pictonet.load_drawing(record, 64, "far", 1.0).tobytes()
+        distances = [np.abs(pixels(image) - near).mean() for image in drawn]
+        assert distances == sorted(distances) and distances[0] < 0.05 < 0.1 < distances[-1], record["file"]
+
+
+def test_the_far_tier_is_laid_out_under_the_names_of_its_techniques(few, tmp_path):
+    first = pictonet.lay_out(tmp_path / "a", progress=False, tier="far")
+    second = pictonet.lay_out(tmp_path / "b", progress=False, jobs=2, tier="far")
+    near = pictonet.lay_out(tmp_path / "c", progress=False)
+    assert files(first) == files(second)
+    names = dict(zip(pictonet.tier_domains("far"), pictonet.PICTONET_DOMAINS))
+    assert {Path(names[path.parts[0]], *path.parts[1:]) for path in files(first) if len(path.parts) > 1} == {
+        path for path in files(near) if len(path.parts) > 1
+    }
+
+
+def test_a_folder_of_another_tier_strength_or_version_is_drawn_again(few, tmp_path, monkeypatch):
+    seen = []
+    for arguments in ({}, {"tier": "far"}, {"tier": "far", "strength": 0.5}, {"tier": "far", "strength": 1}):
+        pictonet.lay_out(tmp_path / "a", 16, progress=False, **arguments)
+        seen.append((tmp_path / "a" / pictonet.STAMP).read_text())
+    monkeypatch.setattr(pictonet.techniques, "VERSION", 99)
+    pictonet.lay_out(tmp_path / "a", 16, progress=False, tier="far", strength=1)
+    seen.append((tmp_path / "a" / pictonet.STAMP).read_text())
+    assert len(set(seen)) == 5 and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_near_tiers_stamp_has_not_changed():
+    """So that folders that earlier versions laid out are used on."""
+    assert set(pictonet.stamp(64)) == {"benchmark", "size", "manifest"}
+
+
+def test_a_folder_that_lacks_drawings_is_drawn_again(few, tmp_path):
+    whole = files(pictonet.lay_out(tmp_path / "a", 16, progress=False, tier="far"))
+    next((tmp_path / "a").rglob("*.png")).unlink()
+    assert files(pictonet.lay_out(tmp_path / "a", 16, progress=False, tier="far")) == whole
+
+
+def test_nothing_of_the_users_is_lost(few, tmp_path):
+    folder = pictonet.lay_out(tmp_path / "a", 16, progress=False)
+    (folder / "notes.txt").write_text("precious")
+    with pytest.raises(UserError, match="notes.txt in it is not part of it; move that file"):
+        pictonet.lay_out(folder, 16, progress=False, tier="far")
+    (folder / "notes.txt").unlink()
+    (folder / pictonet.STAMP).write_text('{"benchm')
+    before = files(folder)
+    with pytest.raises(UserError, match="damaged copy of PictoNet .*delete the folder, or choose another"):
+        pictonet.lay_out(folder, 16, progress=False)
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    "size, tier, strength, message",
+    [
+        (64, "far", -0.1, "from 0 .the near tier. to 1, not -0.1"),
+        (64, "far", 1.01, "to 1, not 1.01"),
+        (64, "far", float("nan"), "to 1, not nan"),
+        (64, "far", "strong", "to 1, not 'strong'"),
+        (64, "far", True, "to 1, not True"),
+        (64, "near", 0.5, "near tier has no strength"),
+        (64, "middle", None, "Unknown tier 'middle'. Known: near, far"),
+        (15, "far", None, "16 or more, at most 2,048"),
+        (2049, "near", None, "at most 2,048"),
+        (64.5, "near", None, "drawn at 64.5 pixels"),
+    ],
+)
+def test_what_cannot_be_drawn(few, tmp_path, size, tier, strength, message):
+    with pytest.raises(UserError, match=message):
+        pictonet.lay_out(tmp_path / "a", size, progress=False, tier=tier, strength=strength)
+    with pytest.raises(UserError, match=message):
+        pictonet.load_drawing(few[0], size, tier, strength)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_content_has_a_default_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROSUTILS_CACHE", str(tmp_path))
+    asked = [("near", None), ("far", None), ("far", 0), ("far", 0.5), ("far", 1)]
+    found = [pictonet.default_folder(64, *which) for which in asked]
+    assert len(set(found)) == len(asked) and pictonet.default_folder(64, "far", 1.0) == found[-1]
+    with pytest.raises(UserError, match="Unknown tier"):
+        pictonet.default_folder(64, "middle")
+
+
+def test_far_contact_sheet_and_dial():
+    sheet = pictonet.contact_sheet(["apple", "cat"], 40, "far")
+    assert sheet.tobytes() == pictonet.contact_sheet(["apple", "cat"], 40, "far").tobytes()
+    assert sheet.tobytes() != pictonet.contact_sheet(["apple", "cat"], 40, "far", 0.5).tobytes()
+    assert min(pictonet.dial_sheet((0, 1), 40).size) > 2 * 40
+
+
 # ---- the builder ------------------------------------------------------------------------------------------------
 
 

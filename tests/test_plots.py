@@ -187,7 +187,7 @@ def test_umap_points_repeat():
 
 def test_the_tutorial_draws_four_figures(toy, tmp_path):
     split = make_split(toy, unseen_domain="sketch", unseen_classes=["ball", "gem"], val_classes=["box"])
-    config = load_preset("mini")
+    config = load_preset("mini-near")
     clip = PromptableCLIP(build_mini(), MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")
     models = {name: build_model(name, clip, split, config) for name in ("zero-shot", "heads", "pros")}
     results().to_csv(tmp_path / "results.csv", index=False)

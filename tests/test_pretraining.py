@@ -1,6 +1,7 @@
 """mini-CLIP's pre-training: what it may not see, that it learns, resumes and ships."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -130,6 +131,25 @@ def arguments(tmp_path, samples=48):
             str(tmp_path / "mini.safetensors"),
         ]
     )
+
+
+def test_no_technique_of_the_far_tier_is_in_the_pretraining(icons):
+    """Neither a word for one, nor a picture like one: the pre-training's paper is flat, the far tier's never is."""
+    words = (
+        "chalk|black-?board|slate|blue-?print|cyanotype|(rubber|worn)[ -]stamp|stamped|kraft|mosaic|tessera|"
+        "grout|cross[-_ ]?stitch|stitch|embroider|thread|texture|grain|noise"
+    )
+    assert not re.search(rf"\b({words})", Path(pretrain.__file__).read_text(encoding="utf-8"), re.IGNORECASE)
+    assert not set(pictonet.FAR_STRENGTH) & {*pretrain.PALETTE, *icons.style, "colourful"}
+
+    def flat(picture):  # the share of the most frequent colour among the pixels [n, 3]
+        return np.unique(np.round(picture, 4), axis=0, return_counts=True)[1].max() / len(picture)
+
+    images = pretrain.Batches(icons, torch.Generator().manual_seed(0), np.random.default_rng(0)).pictures(32)[0]
+    assert np.median([flat(image.permute(1, 2, 0).reshape(-1, 3).numpy()) for image in images]) > 0.3
+    for domain in pictonet.FAR_DOMAINS:
+        record = next(record for record in pictonet.manifest() if record["domain"] == domain)
+        assert flat(np.asarray(pictonet.load_drawing(record, 64, "far")).reshape(-1, 3)) < 0.1, domain
 
 
 def test_it_learns_and_what_it_ships_loads(icons, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ def batch():
 
 
 def pros(clip, **settings):
-    return ProS(clip, CLASSES, DOMAINS, load_preset("mini", **settings)).eval()
+    return ProS(clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()
 
 
 # --- Stage 1 ----------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_what_trains_in_which_stage(clip):
     assert {name for name in stage2 if name.startswith("simulator.")} == {
         name for name, _ in model.named_parameters() if name.startswith("simulator.")
     }
-    as_in_fig_2 = pros(clip)
+    as_in_fig_2 = pros(clip, switches=dict(heads="paper"))
     assert trained_names(as_in_fig_2, 1) == trained_names(model, 1) - {"clip.model.text_projection"}
     heads = {"clip.model.text_projection", "clip.model.visual.proj"}
     assert trained_names(as_in_fig_2, 2) == trained_names(model, 2) - heads
@@ -185,7 +185,7 @@ def test_the_learned_context_stands_where_the_placeholders_were(clip):
 
 def test_a_caption_that_does_not_fit_is_refused(clip):
     with pytest.raises(UserError, match="Use shorter class names"):
-        ProS(clip, ["_".join(["very"] * 40), "dog"], DOMAINS, load_preset("mini"))
+        ProS(clip, ["_".join(["very"] * 40), "dog"], DOMAINS, load_preset("mini-near"))
 
 
 # --- Repeatability and settings -----------------------------------------------------------------------------------
@@ -200,4 +200,4 @@ def test_the_seed_fixes_the_start(clip):
 def test_switches_take_two_values_and_one_call_sets_all():
     assert set(vars(Switches.released()).values()) == {"released"}
     with pytest.raises(UserError, match="it takes: paper, released"):
-        load_preset("mini", switches=dict(read_out="class token"))
+        load_preset("mini-near", switches=dict(read_out="class token"))

@@ -27,7 +27,7 @@ def split(toy):
 
 def config(**settings):
     short = dict(stage1=dict(epochs=1, batch_size=9), stage2=dict(epochs=2, batch_size=6))
-    return load_preset("mini", **(short | settings))
+    return load_preset("mini-near", **(short | settings))
 
 
 def same(first, second):

@@ -39,7 +39,7 @@ def split(toy):
 @pytest.fixture(scope="module")
 def models(split):
     clip = load_clip()  # a tower of random weights does not feel its prompts
-    return {name: build_model(name, clip, split, load_preset("mini")).eval() for name in ("zero-shot", "pros")}
+    return {name: build_model(name, clip, split, load_preset("mini-near")).eval() for name in ("zero-shot", "pros")}
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_drawing_searches_an_index_of_own_pictures(toy_folder, models):
 def test_inverted_polarity_inverts_drawings(toy, toy_model):
     search = Search(toy_model, toy, toy.rows(["outline"], toy.classes))
     plain = search.drawing(CROSS)
-    toy_model.config = load_preset("mini", switches=dict(polarity="released"))
+    toy_model.config = load_preset("mini-near", switches=dict(polarity="released"))
     assert torch.allclose(search.drawing(CROSS), -plain, atol=0.02)  # normalised pixels: black is -2, white 2
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,15 +10,27 @@ import matplotlib
 import numpy as np
 import seaborn
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
 from PIL import Image, ImageOps
 
 from ..domains import GALLERY_DOMAINS, ImageDomains
+from ..image_files import as_rgb, middle
+from ..names import readable
 
+#: Fonts for the writing systems that DejaVu Sans lacks, as systems name them; those that are there are used.
+OTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR"),
+    *("Source Han Sans SC", "Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Microsoft YaHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "Segoe UI Symbol", "Segoe UI Emoji", "SimHei"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Emoji", "Symbola"),
+)
 STYLE = {
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", *(name for name in OTHER_FONTS if name in font_manager.get_font_names())],
     "font.size": 8,
     "text.color": "#22303C",
     "axes.labelcolor": "#22303C",
@@ -71,6 +84,13 @@ DOMAIN_COLOURS = {
 class NotebookFigure(Figure):
     """A Figure that a notebook shows as a cell's result, and that pyplot neither keeps nor shows again."""
 
+    def savefig(self, *args, **kwargs):
+        """`Figure.savefig`; characters that no font here can draw, which would become boxes, are written as escapes."""
+        for text in self.findobj(Text):
+            if (shown := drawable(text.get_text())) != text.get_text():
+                text.set_text(shown)
+        super().savefig(*args, **kwargs)
+
     def png(self, dpi: int = 150) -> bytes:
         """The figure as PNG bytes; a palette of 256 colours takes a third of the room in a notebook."""
         buffer, small = io.BytesIO(), io.BytesIO()
@@ -118,9 +138,10 @@ def board(width: float, height: float, unit: float = 1.0):
 
 
 def thumbnail(image: Image.Image, side: int = 128):
-    """A square picture of at most `side` pixels, the image whole, on white."""
+    """A square picture of at most `side` pixels, the image whole (of a very long one the middle), on white."""
+    image = middle(as_rgb(image))
     side = min(max(image.size), side)
-    return ImageOps.pad(image.convert("RGB"), (side, side), color="white")
+    return ImageOps.pad(image, (side, side), color="white")
 
 
 def card(ax: Axes, x: float, y: float, size: float = 1.0, colour: str = FAINT, linewidth: float = 0.8):
@@ -149,9 +170,32 @@ def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour
 
 
 def short(name: str, length: int = 13):
-    """A class or domain name for a tight place: words for "_", cut with an ellipsis."""
-    name = name.replace("_", " ")
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """A class or domain name for a tight place in a figure: words for "_", cut with an ellipsis, no formula."""
+    name = readable(name).replace("_", " ")
+    return plain(drawable(name if len(name) <= length else name[: length - 1] + "…"))
+
+
+def plain(text: str):
+    """A text as matplotlib shows it as it is: two dollar signs would begin a formula."""
+    return re.sub(r"(?<!\\)\$", r"\\$", text)
+
+
+@functools.cache
+def known_characters():
+    """Code points that the fonts of the figures can draw."""
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in STYLE["font.family"]]
+    return frozenset().union(*(font.get_charmap() for font in fonts))
+
+
+def drawable(text: str):
+    """A text in which characters that no font of the figures can draw are escapes, `\\u5b66`."""
+    if text.isascii():
+        return text
+    known = known_characters()
+    return "".join(
+        letter if ord(letter) in known or letter.isspace() else letter.encode("ascii", "backslashreplace").decode()
+        for letter in text
+    )
 
 
 # --- Grids --------------------------------------------------------------------------------------------------
@@ -220,7 +264,7 @@ def query_card(
         ax.text(
             x + size / 2,
             y + size / 2,
-            textwrap.fill(f"“{shown}”", 12),
+            plain(textwrap.fill(f"“{shown}”", 12)),
             ha="center",
             va="center",
             fontsize=fontsize + 0.5,
@@ -234,7 +278,7 @@ def query_card(
 def strip(ax: Axes, data: ImageDomains, rows: torch.Tensor, class_index: torch.Tensor, x: float, y: float):
     """Ranked pictures from left to right in the frames of hits and misses. Returns the number of hits."""
     found = [int(data.class_index[row]) for row in rows]
-    for place, (row, name) in enumerate(zip(rows, found)):
+    for place, (row, name) in enumerate(zip(rows, found, strict=True)):
         left, known = x + place * STEP, class_index is not None
         colour = FAINT if not known else HIT if name == class_index else MISS
         picture(ax, data.load(int(row)), left, y, colour=colour, linewidth=1.6 if known else 0.8)
@@ -268,7 +312,7 @@ def rank_strips(
     k, left, pitch = len(ranked[0]), 1.65, 1.45
     width = left + k * STEP + 1.0
     figure, ax = board(width, len(queries) * pitch + 0.05, min(0.72, WIDTH / width))
-    for i, (query, rows) in enumerate(zip(queries, ranked)):
+    for i, (query, rows) in enumerate(zip(queries, ranked, strict=True)):
         y = i * pitch + 0.05
         shown, caption, class_index = describe_query(data, query)
         query_card(ax, shown, names[i] if names else caption, 0.15, y)

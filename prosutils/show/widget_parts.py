@@ -14,7 +14,9 @@ from torch import nn
 from ..domains import ImageDomains, inverted_domains
 from ..evaluation import embed, embed_rows, model_transform, switch_options
 from ..files import UserError
+from ..image_files import as_rgb, load_image
 from ..metrics import rank
+from ..names import readable
 from ..pros import ProS
 from ..search import ImageIndex, query_feature
 from .pictures import thumbnail
@@ -63,7 +65,8 @@ class Search:
 
     def drawing(self, image: Image.Image):
         """Feature of a drawing; a model that was trained on inverted sketches gets it inverted."""
-        return embed(self.model, [ImageOps.invert(image) if inverted_domains(self.model.config.switches) else image])
+        inverted = inverted_domains(self.model.config.switches)
+        return embed(self.model, [ImageOps.invert(as_rgb(image)) if inverted else image])
 
     def words(self, words: str):
         """Feature of words, asked for as in the training captions."""
@@ -81,7 +84,7 @@ class IndexSearch(Search):
         index.check(model)
         self.model, self.gallery, self.features = model, torch.arange(len(index.paths)), index.features
         paths = [index.root / name for name in index.paths.tolist()]
-        names = tuple("/".join(path.relative_to(index.root).parts[-2:]) for path in paths)
+        names = tuple(readable("/".join(path.relative_to(index.root).parts[-2:])) for path in paths)
         self.data = ImageDomains(index.root, ("any",), names, paths, torch.zeros_like(self.gallery), self.gallery, [])
         self.options = switch_options(model.config.switches)
 
@@ -111,12 +114,9 @@ def decode_drawing(url: str):
     if head != "data:image/png;base64":
         raise UserError("A drawing has to come as data:image/png;base64,...")
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGBA")
-    except Exception as error:  # Pillow's decoders raise errors of many kinds
-        raise UserError(
-            f"The drawing did not arrive whole ({type(error).__name__}): draw on, and it is sent again."
-        ) from None
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return load_image(base64.b64decode(body, validate=True))
+    except ValueError as error:  # no base64, or no picture
+        raise UserError(f"The drawing did not arrive whole: draw on, and it is sent again. ({error})") from None
 
 
 def place_drawing(image: Image.Image):
@@ -124,10 +124,11 @@ def place_drawing(image: Image.Image):
 
     Raises UserError where nothing is drawn.
     """
+    image = as_rgb(image)
     box = ImageOps.invert(image.convert("L")).point(lambda ink: 255 * (ink > 40)).getbbox()
     if box is None:
         raise UserError(BLANK)
-    cut = image.convert("RGB").crop(box)
+    cut = image.crop(box)
     factor = FILL * SIDE / max(*cut.size, LEAST * max(image.size))
     cut = cut.resize([max(1, round(factor * length)) for length in cut.size], Image.Resampling.LANCZOS)
     placed = Image.new("RGB", (SIDE, SIDE), "white")
