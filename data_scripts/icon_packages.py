@@ -101,7 +101,22 @@ def unpack(path: Path, cache: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             with tarfile.open(path) as archive, tqdm(desc=f"unpack {path.name}", unit=" files") as bar:
                 for member in archive:
-                    archive.extract(member, Path(folder) / "new", filter="data")
+                    extract(archive, member, Path(folder) / "new")
                     bar.update()
             os.replace(Path(folder) / "new", target)
     return target / "package"
+
+
+def extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Unpack a member of an archive into `folder`, and never outside it.
+
+    Pythons before 3.10.12 and 3.11.4 have no filter: there only plain files and folders within `folder` are taken.
+    Raises UserError, or tarfile's own errors, for others.
+    """
+    if hasattr(tarfile, "data_filter"):
+        archive.extract(member, folder, filter="data")
+        return
+    inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+    if not (inside and (member.isreg() or member.isdir())):
+        raise UserError(f"{archive.name} holds {member.name!r}, which would be written outside its folder.")
+    archive.extract(member, folder)

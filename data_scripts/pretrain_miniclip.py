@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from prosutils.backbone import MINI, MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, fold_batch_norm
 from prosutils.files import UserError
+from prosutils.training import has_bfloat16
 
 PIXELS = 64  # of a rendered icon; augmentation cuts 56 x 56 out of it
 ICONS_PER_NAME = 4  # variants (outline, filled, ...) of one name taken from one set
@@ -386,9 +387,12 @@ class Batches:
         images = (images - MINI_MEAN[0]) / MINI_STD[0]
         rows = torch.cat([drawn, own + len(self.icons.ink)])
         filled = filled.tolist() + [False] * k
-        styles = ["colourful" if fill else self.icons.style[row] for row, fill in zip(rows.tolist(), filled)]
+        styles = [
+            "colourful" if fill else self.icons.style[row] for row, fill in zip(rows.tolist(), filled, strict=True)
+        ]
         inks = [
-            "many colours" if fill else name for name, fill in zip(colour_names(ink) + ["many colours"] * k, filled)
+            "many colours" if fill else name
+            for name, fill in zip(colour_names(ink) + ["many colours"] * k, filled, strict=True)
         ]
         return images, rows, styles, inks, colour_names(paper)
 
@@ -403,12 +407,13 @@ class Batches:
         """(images, captions, true [n, n]): true[i, j] where caption j is true of picture i."""
         images, rows, styles, inks, papers = self.pictures(n)
         labels = self.icons.label[rows]
-        colours = [f"{ink} on {paper}" for ink, paper in zip(inks, papers)]
+        colours = [f"{ink} on {paper}" for ink, paper in zip(inks, papers, strict=True)]
         captions, said_styles, said_colours = zip(
             *(
                 self.caption(self.icons.names[label], style, colour)
-                for label, style, colour in zip(labels.tolist(), styles, colours)
-            )
+                for label, style, colour in zip(labels.tolist(), styles, colours, strict=True)
+            ),
+            strict=True,
         )
         true = labels[:, None] == labels
         for said, actual in ((said_styles, styles), (said_colours, colours)):
@@ -471,7 +476,8 @@ class Pretraining:
         self.set_rate()
         images, captions, true = self.batches.draw(self.args.batch)
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=has_bfloat16(self.device))
+        with autocast, sdpa_kernel(SDPBackend.MATH):
             patches = self.clip.patches(images)
             patches = drop_patches(patches, 0.5) if self.step < self.steps * 7 // 8 else patches
             features, texts = self.clip.encode_tokens(patches), self.clip.encode_text(captions)

@@ -9,9 +9,8 @@ Notebooks load them (`run.fit(method, shipped=True)`), so that each of them stan
 import argparse
 from pathlib import Path
 
-from prosutils import load_preset
-from prosutils.experiment import prepare, shipped_model
-from prosutils.training import save_checkpoint
+from prosutils import load_preset, save_checkpoint
+from prosutils.experiment import prepare, shipped_path
 
 METHODS = ("pros", "heads")
 
@@ -23,7 +22,7 @@ def main():
     run = prepare(load_preset("mini"), artifacts=args.artifacts)
     for method in METHODS:
         model, history = run.fit(method)
-        path = shipped_model(run.folder(method).name)
+        path = shipped_path(run.folder(method).name)
         save_checkpoint(model, path, dict(history=history.to_dict("records")))
         print(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB, mAP@200 on validation classes "

@@ -3,6 +3,8 @@ from .backbone import load_clip as load_clip
 from .baselines import VPT as VPT
 from .baselines import HeadsOnly as HeadsOnly
 from .baselines import ZeroShot as ZeroShot
+from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import save_checkpoint as save_checkpoint
 from .config import Config as Config
 from .config import Stage as Stage
 from .config import Switches as Switches
@@ -27,7 +29,5 @@ from .splits import Split as Split
 from .splits import make_split as make_split
 from .splits import protocol_splits as protocol_splits
 from .training import build_model as build_model
-from .training import load_checkpoint as load_checkpoint
-from .training import save_checkpoint as save_checkpoint
 from .training import train as train
 from .tuned import TunedCLIP as TunedCLIP

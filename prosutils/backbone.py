@@ -65,7 +65,7 @@ def convolutional_stem(width: int, normalise: bool = True) -> nn.Sequential:
 def fold_batch_norm(stem: nn.Sequential) -> nn.Sequential:
     """The same function as `stem` in evaluation mode, without batch norm."""
     modules, folded = list(stem), []
-    for module, following in zip(modules, modules[1:] + [None]):
+    for module, following in zip(modules, modules[1:] + [None], strict=True):
         if isinstance(following, nn.BatchNorm2d):
             assert isinstance(module, nn.Conv2d)
             module = nn.utils.fusion.fuse_conv_bn_eval(module.eval(), following.eval())
@@ -250,8 +250,19 @@ class PromptableCLIP(nn.Module):
         return self.read_embeddings(embeddings, end) @ self.model.text_projection
 
     def read_text(self, captions: Sequence[str]) -> torch.Tensor:
-        """Captions (a list of C strings) -> [C, Wt], what the text projection reads."""
-        tokens = self.tokenizer(captions).to(self.model.token_embedding.weight.device)  # [C, 77]
+        """Captions (a list of C strings) -> [C, Wt], what the text projection reads.
+
+        Raises UserError for a caption that is longer than the text tower reads: the tokenizer would cut it silently.
+        """
+        tokens = self.tokenizer(captions)  # [C, 77]
+        room = tokens.shape[1]
+        for row in tokens[:, -1].nonzero().flatten().tolist():  # it is full, or was cut
+            needed = len(self.tokenizer.encode(captions[row])) + 2  # and the marks of its start and end
+            if needed > room:
+                raise UserError(
+                    f"{captions[row][:80]!r}... has {needed} tokens, the text tower takes {room}: shorten it."
+                )
+        tokens = tokens.to(self.model.token_embedding.weight.device)
         return self.read_embeddings(self.model.token_embedding(tokens), tokens.argmax(1))
 
     def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
@@ -289,9 +300,13 @@ def _load_mini(path: str | Path | None) -> PromptableCLIP:
 
 
 def _load_open_clip(name: str, pretrained: str | Path | None) -> PromptableCLIP:
-    if name not in open_clip.list_models():
-        family = sorted(x for x in open_clip.list_models() if re.match("ViT-[BL]-(16|32)", x))
-        raise UserError(f"Unknown backbone {name!r}. Known: mini, {', '.join(family)} and open_clip's other ViTs.")
+    if name not in open_clip.list_models() or not _takes_prompts(name):
+        fault = "Unusable" if name in open_clip.list_models() else "Unknown"
+        family = sorted(x for x in open_clip.list_models() if re.match("ViT-[BL]-(16|32)", x) and _takes_prompts(x))
+        raise UserError(
+            f"{fault} backbone {name!r}. Known: mini, {', '.join(family)} and open_clip's other CLIPs whose image "
+            "tower is a ViT with a class token: prompts stand between that token and the patches."
+        )
     if str(pretrained) == "openai" and not name.endswith("-quickgelu"):
         raise UserError(
             f"OpenAI's weights were trained with QuickGELU; {name} computes another function with them. "
@@ -299,10 +314,27 @@ def _load_open_clip(name: str, pretrained: str | Path | None) -> PromptableCLIP:
         )
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # of many kinds; torch's may advise to run a file's code
+        reason = "it is damaged, or holds more than tensors" if "weights_only" in str(error) else str(error)[:200]
         raise UserError(
-            f"The weights {pretrained!r} of {name} could not be loaded ({str(error)[:200]}). They are "
+            f"The weights {pretrained!r} of {name} could not be loaded ({reason}). They are "
             "downloaded on first use: check the network, or give a local file as `pretrained`."
         ) from None
     normalise = preprocess.transforms[-1]
     return PromptableCLIP(model, open_clip.get_tokenizer(name), normalise.mean, normalise.std, name)
+
+
+def _takes_prompts(name: str) -> bool:
+    """Whether an open_clip model is a CLIP of the kind that `PromptableCLIP` reads: open_clip's own transformers, the
+    image feature read from a class token."""
+    config = open_clip.get_model_config(name)
+    image, text = config["vision_cfg"], config["text_cfg"]
+    other_image = {"timm_model_name", "attentional_pool", "attn_pooler_queries", "global_average_pool", "pool_type"}
+    other_text = {"hf_model_name", "hf_tokenizer_name", "pool_type", "no_causal_mask", "embed_cls"}
+    return (
+        not config.get("custom_text")
+        and "multimodal_cfg" not in config
+        and isinstance(image.get("layers"), int)  # a list: a ResNet
+        and not any(image.get(key) for key in other_image)
+        and not any(text.get(key) for key in other_text)
+    )

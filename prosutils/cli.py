@@ -17,8 +17,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, create_mutex_group
 
 from .config import PRESETS, Config, changes, load_preset
-from .files import UserError, written_whole
-from .names import parse_names, print_any_name
+from .files import UserError, refuse_unwritable, written_whole
+from .names import print_any_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ UnseenClasses = Annotated[
     tuple[str, ...],
     arg(
         metavar="NAMES",
-        help="classes held out of training: cat,dog; a name with a comma stands in double quotes",
+        help="classes held out of training: 'cat,dog', or with a comma in a name 'cat,\"Paris, France\"'",
         help_behavior_hint="(default: the data's own)",
     ),
 ]
@@ -73,19 +73,18 @@ class Place:
 
 def draw(
     size: Annotated[int, arg(help="pixels")] = 64,
-    tier: Annotated[Literal["near", "far"], arg(help="drawings as designed, or each domain in a technique")] = "near",
-    strength: Annotated[
-        float | None,
-        arg(metavar="FLOAT", help="of the far tier, 0 (near) to 1", help_behavior_hint="(default: the chosen ones)"),
-    ] = None,
     to: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the user's cache)")] = None,
+    tier: Annotated[Literal["near", "far"], arg(help="as designed, or each domain in a technique of its own")] = "far",
+    strength: Annotated[
+        float | None, arg(help="of the far tier's techniques, 0 to 1", help_behavior_hint="(default: as chosen)")
+    ] = None,
 ) -> None:
     """Lay PictoNet out as domain/class/image.png."""
     from . import pictonet
     from .domains import ImageDomains
 
-    to = to or pictonet.default_folder(size, tier, strength)
-    folder = pictonet.lay_out(to, size, jobs=os.cpu_count() or 1, tier=tier, strength=strength)
+    folder = to or pictonet.default_folder(size, tier, strength)
+    pictonet.lay_out(folder, size, jobs=os.cpu_count() or 1, tier=tier, strength=strength)
     data = ImageDomains.from_folder(folder)
     print(f"{len(data)} drawings of {len(data.classes)} classes in {len(data.domains)} domains: {folder}")
 
@@ -93,11 +92,13 @@ def draw(
 def experiment(config: Config, place: Place) -> "Experiment":
     """The data, splits and backbone of a run."""
     from .experiment import prepare
+    from .names import parse_names
 
-    if config.unseen_domain == "none":  # as the tables of results have it
+    if config.unseen_domain == "none":
         config = replace(config, unseen_domain=None)
-    unseen = parse_names(list(place.unseen_classes))
-    return prepare(config, place.data, unseen, place.artifacts, place.device, place.on_error)
+    return prepare(
+        config, place.data, parse_names(place.unseen_classes or None), place.artifacts, place.device, place.on_error
+    )
 
 
 def train(
@@ -159,10 +160,10 @@ def report(run: "Experiment", table: "pd.DataFrame") -> None:
     from .experiment import add_results, pictonet_folder
 
     drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
-    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.name)
+    table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.resolve().name)
     path = run.artifacts / "results.csv"
+    print(table[COLUMNS].round(3).to_string(index=False))  # first: nothing that was measured is lost
     add_results(table, path)
-    print(table[COLUMNS].round(3).to_string(index=False))
     print(f"Written to {path}")
 
 
@@ -177,36 +178,29 @@ def evaluate(
     """Measure a checkpoint on its protocols, beside zero-shot CLIP."""
     import pandas as pd
 
+    from .experiment import Experiment
     from .methods import import_methods
-    from .training import load_checkpoint
+    from .names import parse_names
 
     import_methods(imports)
-    model = load_checkpoint(checkpoint)
-    run = experiment(replace(model.config, unseen_domain=unseen_domain or model.config.unseen_domain), place)
-    refuse_trained_on(run, model)
-    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(model.to(run.device))]))
-
-
-def refuse_trained_on(run: "Experiment", model: "TunedCLIP") -> None:
-    """UserError where the classes or the domain of the test are among those of the model's training."""
-    overlap = sorted(set(model.classes) & set(run.split.unseen_classes))
-    if overlap:
-        raise UserError(
-            f"The checkpoint was trained on classes that are unseen here: {', '.join(overlap)}. Give the unseen "
-            "classes of its training with --unseen-classes."
-        )
-    if run.split.unseen_domain in model.domains:
-        raise UserError(
-            f"The checkpoint was trained on the domain {run.split.unseen_domain}. Its training domains: "
-            f"{', '.join(model.domains)}."
-        )
+    asked = {} if unseen_domain is None else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain)
+    run = Experiment.from_checkpoint(
+        checkpoint,
+        place.data,
+        place.artifacts,
+        place.device,
+        place.on_error,
+        settings=asked,
+        unseen_classes=parse_names(place.unseen_classes or None),
+    )
+    report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(checkpoint))]))
 
 
 def searching_model(checkpoint: Path | None, preset: str, imports: Sequence[Path]) -> "TunedCLIP":
     """The checkpoint's model, or zero-shot CLIP of the preset."""
+    from .checkpoints import load_checkpoint
     from .methods import import_methods
     from .search import search_model
-    from .training import load_checkpoint
 
     import_methods(imports)
     return load_checkpoint(checkpoint) if checkpoint else search_model(preset)
@@ -217,11 +211,11 @@ def searched_data(folder: Path | None, config: Config) -> "ImageDomains":
     from .domains import ImageDomains
     from .experiment import lay_out_pictonet
 
-    if folder is not None:
+    if folder:
         return ImageDomains.from_folder(folder, decode=True)
-    if config.dataset == "pictonet":
-        return ImageDomains.from_folder(lay_out_pictonet(config))
-    raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    if config.dataset != "pictonet":
+        raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
+    return ImageDomains.from_folder(lay_out_pictonet(config))
 
 
 def embed(
@@ -237,6 +231,7 @@ def embed(
 
     from .evaluation import embed_rows
 
+    refuse_unwritable(out)
     model = searching_model(checkpoint, preset, imports)
     images = searched_data(data, model.config)
     features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
@@ -256,6 +251,7 @@ def index(
     """Embed every image under a folder, labelled or not, and keep the features for `search --index`."""
     from .search import ImageIndex
 
+    refuse_unwritable(out)
     made = ImageIndex.build(searching_model(checkpoint, preset, imports), folder, progress=True)
     for path, why in made.skipped:
         print(f"Skipped: {path} ({why})")
@@ -269,10 +265,7 @@ def search(
         Path | None,
         arg(metavar="FILE", help="rank an index of your own images", help_behavior_hint="(default: the gallery)"),
     ] = None,
-    root: Annotated[
-        Path | None,
-        arg(metavar="FOLDER", help="of the index's images, where it has moved", help_behavior_hint=""),
-    ] = None,
+    root: Annotated[Path | None, arg(metavar="FOLDER", help="where an index's images are, if they moved")] = None,
     data: DataFolder = None,
     gallery_domain: Annotated[
         str | None, arg(metavar="NAME", help="domain that is ranked", help_behavior_hint="(default: the data's own)")
@@ -283,8 +276,10 @@ def search(
     imports: Imports = (),
 ) -> None:
     """Rank the gallery, or an index of your own images, for a query image or for words."""
+    from .metrics import check_k
     from .search import ImageIndex, query_feature, search_gallery
 
+    check_k(k)
     model = searching_model(checkpoint, preset, imports)
     query = query_feature(model, image or words or "")
     if index:
@@ -381,13 +376,21 @@ def tutorial(artifacts: Path = ARTIFACTS) -> None:
         tables.append(run.evaluate(models[method]))
         if len(history):
             print(
-                f"{models[method].method}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
+                f"{models[method].label}: loss {history.loss.iloc[-1]:.2f}, best mAP@200 on validation classes "
                 f"{history['val_mAP@200'].max():.3f}"
             )
     report(run, pd.concat(tables))
     for path in plots.tutorial_figures(run, models, artifacts / "figures"):
         print(f"Drawn: {path}")
     print("\nNow open the notebooks:  make lab   (or: jupyter lab notebooks/00_start_here.ipynb)")
+
+
+#: What is left of a command that was interrupted, and how to go on.
+INTERRUPTED = {
+    "train": "If an epoch has ended, the same command with --resume goes on after it.",
+    "ablate": "What was measured is in the table: the same command goes on there.",
+    "tutorial": "The same command begins anew, but for models that were finished.",
+}
 
 
 def commands(config: Config) -> dict[str, Callable]:
@@ -413,16 +416,17 @@ def preset_of(words: Sequence[str]) -> Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line. A user's error ends it with one line; a flag that does not exist, with exit code 2."""
-    print_any_name()
     words = sys.argv[1:] if argv is None else list(argv)
+    print_any_name()
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands(preset_of(words)), prog="prosutils", description=__doc__, args=words, config=(FlagCreatePairsOff,)
         )
+        sys.stdout.flush()  # a reader that has gone is noticed here
     except UserError as error:
         sys.exit(f"{error}")
     except KeyboardInterrupt:
-        kept = " Finished epochs are kept; --resume goes on from them." if words[:1] == ["train"] else ""
-        sys.exit(f"Interrupted.{kept}")
+        sys.exit(f"Interrupted. {INTERRUPTED.get(''.join(words[:1]), 'The same command begins anew.')}")
     except BrokenPipeError:  # what reads the output, `head` say, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

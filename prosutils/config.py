@@ -1,12 +1,41 @@
 """Presets: every number of a run, with its source. A learner's laptop and a data-centre GPU differ only here."""
 
 import dataclasses
+import math
+import numbers
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from .files import UserError
 
 Choice = Literal["paper", "released"]
+
+
+def set_whole(owner: object, name: str, least: int = 0, most: float = math.inf) -> None:
+    """Makes a setting of a frozen dataclass a plain int. UserError, naming it, where it is no whole number in range."""
+    value = getattr(owner, name)
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        limit = f"{least} or more" if most == math.inf else f"from {least} to {most}"
+        raise UserError(f"{name} is {value!r}; it takes a whole number, {limit}.")
+    object.__setattr__(owner, name, int(value))
+
+
+def set_real(owner: object, name: str, above_zero: bool = False, infinite: bool = False) -> None:
+    """Makes a setting of a frozen dataclass a plain float, 0 or more. UserError, naming it, for anything else: for NaN
+    always, for infinity where it makes no sense."""
+    value = getattr(owner, name)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+    if not real or value < 0 or (above_zero and value == 0) or (value == math.inf and not infinite):
+        limit = "above 0" if above_zero else "0 or more"
+        raise UserError(f"{name} is {value!r}; it takes a{'' if infinite else ' finite'} number, {limit}.")
+    object.__setattr__(owner, name, float(value))
+
+
+def check_text(owner: object, name: str, may_be_none: bool = False) -> None:
+    """UserError, naming the setting, where it is not text, or None where that is allowed."""
+    value = getattr(owner, name)
+    if not (isinstance(value, str) or (value is None and may_be_none)):
+        raise UserError(f"{name} is {value!r}; it takes text{' or None' if may_be_none else ''}.")
 
 
 @dataclass(frozen=True)
@@ -28,7 +57,8 @@ class Switches:
     similarity: Choice = "paper"
     #: AP@k divides by. paper: min(k, relevant images of the gallery); released: the hits within the first k
     average_precision: Choice = "paper"
-    #: which epoch is kept. paper: the best on validation classes; released: the best on the test queries
+    #: which epoch is kept. paper: the best on validation classes, by cosine and min(k, R); released: the best on the
+    #: test queries, as the released code ranks them. `similarity` and `average_precision` choose no epoch
     selection: Choice = "paper"
     #: folders named sketch and quickdraw. paper: as they are; released: colours inverted
     polarity: Choice = "paper"
@@ -42,6 +72,10 @@ class Switches:
         for switch in fields(self):
             if getattr(self, switch.name) not in get_args(Choice):
                 raise UserError(f"Switch {switch.name} is {getattr(self, switch.name)!r}; it takes: paper, released.")
+
+    def differing(self) -> str:
+        """The switches that are not "paper" as text, "" where none is: "read_out=released similarity=released"."""
+        return " ".join(f"{name}={value}" for name, value in vars(self).items() if value != "paper")
 
     @classmethod
     def released(cls):
@@ -62,6 +96,13 @@ class Stage:
     min_lr: float = 1e-6  # floor of the decay
     patience: int = 2  # epochs without a better validation mAP before stage 2 stops
     classes_per_batch: int = 0  # 0: as they come; else a batch holds so many, the same in every domain
+
+    def __post_init__(self):
+        for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 1), ("classes_per_batch", 0)):
+            set_whole(self, name, least)
+        for name in ("lr", "lr_simulator", "lr_heads", "min_lr"):
+            set_real(self, name)
+        set_real(self, "decay_epochs", above_zero=True, infinite=True)
 
 
 @dataclass(frozen=True)
@@ -92,12 +133,28 @@ class Config:
     switches: Switches = field(default_factory=Switches)
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}; it has to be above 0.")
+        if str(self.unseen_domain).lower() == "none":  # as commands and tables write it
+            object.__setattr__(self, "unseen_domain", None)
+        for name, kind in (("stage1", Stage), ("stage2", Stage), ("switches", Switches)):
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}; it is a group of settings, {kind.__name__}(...). Set one of "
+                    f"them by its own name, for example {name}.{fields(kind)[0].name}."
+                )
+        for name in ("preset", "dataset", "backbone"):
+            check_text(self, name)
+        for name in ("pretrained", "gallery_domain", "unseen_domain"):
+            check_text(self, name, may_be_none=True)
+        for name, least in (("pixels", 1), ("context_tokens", 1), ("simulator_layers", 1), ("workers", 0)):
+            set_whole(self, name, least)
+        for name in ("seed", "split_seed"):
+            set_whole(self, name, most=2**63 - 1)  # what torch's generators take
+        set_real(self, "temperature", above_zero=True)
+        set_real(self, "stage1_dropout")
+        if not self.stage1_dropout < 1:
+            raise UserError(f"stage1_dropout is {self.stage1_dropout}; it is a probability below 1.")
         if self.training_classes not in ("train", "train+val"):
             raise UserError(f"training_classes is {self.training_classes!r}; it takes: train, train+val.")
-        if not 0 <= self.stage1_dropout < 1:
-            raise UserError(f"stage1_dropout is {self.stage1_dropout}; it is a probability below 1.")
 
 
 PAPER_STAGE1 = Stage(epochs=1, batch_size=400, lr=1e-4, lr_heads=1e-4)
@@ -168,7 +225,7 @@ PRESETS = {
 }
 
 
-def load_preset(name, **overrides):
+def load_preset(name: str, **overrides: Any) -> Config:
     """The preset `name` with fields replaced: load_preset("mini", seed=1, stage2=dict(epochs=3)).
 
     A dict replaces fields of a nested part. Raises UserError for an unknown preset or field, listing the known ones.
@@ -178,16 +235,28 @@ def load_preset(name, **overrides):
     return override(PRESETS[name], overrides)
 
 
-def override(config, overrides):
-    """A copy of a (nested) frozen dataclass with some fields replaced."""
+def override(config: Any, overrides: dict, within: str = ""):
+    """A copy of a (nested) frozen dataclass with some fields replaced. within: "stage2." where it is a part of another.
+
+    Raises UserError for an unknown field, listing the known ones, and for a value that a field does not take.
+    """
     known = {f.name: getattr(config, f.name) for f in fields(config)}
     unknown = set(overrides) - set(known)
     if unknown:
-        raise UserError(f"Unknown setting {', '.join(sorted(unknown))}. Known: {', '.join(known)}.")
+        raise UserError(f"Unknown setting {', '.join(sorted(map(str, unknown)))}. Known: {', '.join(known)}.")
     values = {
-        key: override(known[key], value) if isinstance(value, dict) else value for key, value in overrides.items()
+        key: override(known[key], value, f"{key}.") if isinstance(value, dict) and is_group(known[key]) else value
+        for key, value in overrides.items()
     }
-    return replace(config, **values)
+    try:
+        return replace(config, **values)
+    except UserError as error:
+        raise UserError(f"{within}{error}") from None
+
+
+def is_group(value: object) -> bool:
+    """Whether a setting is a group of settings, such as stage2."""
+    return dataclasses.is_dataclass(value)
 
 
 def changes(config: Any, default: Any) -> dict:
@@ -198,3 +267,13 @@ def changes(config: Any, default: Any) -> dict:
         if value != usual:
             changed[item.name] = changes(value, usual) if dataclasses.is_dataclass(value) else value
     return changed
+
+
+def setting_names(config: Any, prefix: str = ""):
+    """Dotted names of all settings of a (nested) config."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_group(value):
+            yield from setting_names(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name

@@ -1,6 +1,7 @@
 """Errors for people, locks between processes, and files that are written whole or not at all."""
 
 import contextlib
+import getpass
 import hashlib
 import importlib.util
 import os
@@ -29,13 +30,42 @@ def need(extra: str, *packages: str) -> None:
 def only_one(path: str | Path) -> FileLock:
     """A lock: while one process (a notebook, say) makes or changes `path`, other processes of this user wait.
 
-    The lock is a file among the system's temporary files, in a folder of this user's own: nothing is left beside
-    `path`, and two users never meet at one lock.
+    The lock is a file in `scratch_folder`: nothing is left beside `path`, and two users never meet at one lock.
     """
-    user = hashlib.sha256(f"{Path.home()} {getattr(os, 'getuid', str)()}".encode()).hexdigest()[:8]
-    folder = Path(tempfile.gettempdir()) / f"prosutils-{user}"
-    folder.mkdir(exist_ok=True)
-    return FileLock(folder / f"{hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:16]}.lock")
+    return FileLock(scratch_folder() / f"{hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:16]}.lock")
+
+
+def scratch_folder() -> Path:
+    """A folder of this user alone among the system's temporary files, for locks and what can be made again.
+
+    It is writable where HOME and the installed packages are not. Where another user has taken its name, as happens when
+    two users share one HOME and one number, the folder with the next number serves.
+    Raises UserError where no temporary folder can be written.
+    """
+    user = hashlib.sha256(f"{Path.home()} {user_name()}".encode()).hexdigest()[:8]
+    for number in range(100):
+        folder = Path(tempfile.gettempdir()) / (f"prosutils-{user}-{number}" if number else f"prosutils-{user}")
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+    raise UserError(f"No folder can be made in {tempfile.gettempdir()}: set TMPDIR to a folder that you may write to.")
+
+
+def user_name() -> str:
+    """What tells this user from others on the machine: the number, or the login name where users have no number."""
+    return str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """Raises UserError where a file or folder `path` could not be written: for use before long work."""
+    place = Path(os.path.realpath(path))
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place != Path(os.path.realpath(path)) and not place.is_dir():
+        raise UserError(f"{path} cannot be written: {place} is a file and not a folder. Choose another place.")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{path} cannot be written: {place} is read-only for you. Choose another place.")
 
 
 @contextlib.contextmanager
@@ -54,10 +84,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(13, "it is read-only")
         with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent, ignore_cleanup_errors=True) as work:
-            yield Path(work) / path.name
+            part = Path(work) / path.name
+            yield part
+            if path.is_dir() and not part.is_dir():
+                raise IsADirectoryError(21, "it is a folder")
             if path.is_dir():
                 os.replace(path, Path(work) / ".old")  # a folder cannot be replaced while it holds something
-            os.replace(Path(work) / path.name, path)
+            os.replace(part, path)
     except OSError as error:
         raise UserError(
             f"{asked} cannot be written ({error.strerror or error}): choose another place, close the program "

@@ -3,6 +3,7 @@
 DePro: SIGIR 2025, after its code, github.com/pSGAme/DePro.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,6 +87,11 @@ class DePro(TunedCLIP):
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         x1, x2 = (F.normalize(x, dim=1) for x in self.views(images))
         return {"x1": x1, "x2": x2, "both": torch.cat([x2, x1], 1)}[self.part]
+
+    def encode_words(self, captions: Sequence[str]) -> torch.Tensor:
+        """As long as the feature of an image: where both views stand side by side, the text is compared with each."""
+        texts = F.normalize(super().encode_words(captions), dim=1)
+        return torch.cat([texts, texts], 1) if self.part == "both" else texts
 
     def loss_and_logits(
         self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int

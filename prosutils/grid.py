@@ -3,6 +3,8 @@
 import dataclasses
 import multiprocessing
 import shutil
+import tempfile
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +14,18 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from .checkpoints import differences, flat
 from .config import Config, load_preset
 from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
-from .files import UserError
+from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
-from .tables import write_table
+from .splits import Split
+from .tables import GRID, add_rows, read_table
 
-#: What one row of the table measured; a case is done when its rows are there.
-CASE = ["preset", "case", "unseen_domain", "seed"]
+#: What one row of the table measured; a case is done when its rows are there. Beside them are the preset, the settings
+#: that replaced its own, and the folder.
+CASE = ["case", "unseen_domain", "seed", "switches"]
 
 
 class Training(NamedTuple):
@@ -108,59 +113,122 @@ FOLLOWER = (
 GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES, "follower": FOLLOWER}
 
 
-def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None, imports=()):
-    """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the table.
+def run_grid(
+    names: Sequence[str],
+    preset: str,
+    domains: Sequence[str],
+    seeds: Sequence[int],
+    table: str | Path,
+    artifacts: str | Path,
+    jobs: int = 1,
+    settings: dict | None = None,
+    data: str | Path | None = None,
+    cases: Sequence[str] | None = None,
+    imports: Sequence[str | Path] = (),
+) -> pd.DataFrame:
+    """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the rows that it
+    holds of these cases, with all held-out domains and seeds.
 
-    names: of grids, or keys of methods, each a row; preset: its name; settings: {name: value} for all cases
-    (`load_preset`); data: a folder, None for PictoNet; imports: files that register methods (`import_methods`);
-    jobs: runs at a time, each with its share of the cores. A row is added to `table` (a CSV file) as soon as it is
-    measured, so that an interrupted grid goes on where it stopped. Trained models are not kept; a first stage that
-    several cases share is trained once.
+    names: of grids, or keys of methods, each a row; preset: its name; domains: held-out domains, None (or "none") where
+    no domain is held out; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
+    imports: files that register methods (`import_methods`); jobs: runs at a time, each with its share of the cores.
+    Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted grid
+    goes on where it stopped. Trained models are not kept; a first stage that several cases share is trained once,
+    in a folder of this grid's own, so that two grids may run side by side.
+    Raises UserError for unknown names, values that no setting takes, and a table that is of another kind.
     """
+    if jobs < 1:
+        raise UserError(f"jobs is {jobs}; it is a number of runs at a time, 1 or more.")
     import_methods(imports)
-    chosen = choose(names, cases)
-    wanted = [
-        (name, domain, seed)
+    settings = settings or {}
+    about = about_grid(preset, settings, data)
+    wanted = wanted_cases(choose(names, cases), preset, [domain or "none" for domain in domains], seeds, settings)
+    done = measured_cases(table, about)
+    left = [
+        (name, domain, seed) for name, domain, seed, switches in wanted if (name, domain, seed, switches) not in done
+    ]
+    refuse_unwritable(table)
+    measure_all(by_training(left, preset, settings), about, len(wanted), table, Path(artifacts), jobs, data, imports)
+    rows = read_rows(table, about)
+    asked = {(name, switches) for name, _, _, switches in wanted}
+    return rows[[pair in asked for pair in zip(rows.case, rows.switches, strict=True)]].reset_index(drop=True)
+
+
+def about_grid(preset: str, settings: dict, data: str | Path | None):
+    """What all rows of a grid share, as its table names it: preset, settings, data."""
+    before, after = (flat(dataclasses.asdict(load_preset(preset, **some))) for some in ({}, settings))
+    changed = [
+        f"{name}={value}"
+        for name, (_, value) in sorted(differences(before, after).items())
+        if name not in ("workers", "unseen_domain", "seed") and not name.startswith("switches")  # no change, or columns
+    ]
+    return dict(
+        preset=preset,
+        settings=" ".join(changed),
+        data=Path(data).resolve().name if data else "",
+    )
+
+
+def wanted_cases(names: Sequence[str], preset: str, domains: Sequence[str], seeds: Sequence[int], settings: dict):
+    """[(case, held-out domain, seed, switches of its measurement as text)] of all cases of a grid."""
+    switches = {}
+    for name in names:
+        config = load_preset(preset, **merged(settings, find_case(name).settings))
+        switches[name] = dataclasses.replace(config.switches, **find_case(name).at_test).differing()
+    return [
+        (name, domain, seed, switches[name])
         for seed in seeds
         for domain in domains
-        for name in chosen
+        for name in names
         if seed == seeds[0] or find_case(name).method not in SAME_WITH_EVERY_SEED
     ]
-    done = measured_cases(table, preset)
-    left = [case for case in wanted if case not in done]
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(left), desc="Grid", unit=" cases")
+
+
+def measure_all(
+    trainings: dict[Training, list[str]],
+    about: dict,
+    total: int,
+    table: pd.DataFrame,
+    artifacts: Path,
+    jobs: int,
+    data: str | Path | None,
+    imports: Sequence[str | Path] = (),
+):
+    """Train and measure {Training: names of its cases}, `jobs` at a time, and add the rows to the table one by one."""
+    left = sum(len(names) for names in trainings.values())
+    bar = tqdm(total=total, initial=total - left, desc="Grid", unit=" cases")
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, imports)) as pool:
-        runs = {
-            pool.submit(measure, training, names, Path(artifacts) / "grid", data): names
-            for training, names in by_training(left, preset, settings or {}).items()
-        }
+    artifacts.mkdir(parents=True, exist_ok=True)
+    with (
+        bar,
+        tempfile.TemporaryDirectory(prefix="grid-", dir=artifacts, ignore_cleanup_errors=True) as work,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, imports)) as pool,
+    ):
+        runs = {pool.submit(measure, training, names, Path(work), data): names for training, names in trainings.items()}
         try:
             for run in as_completed(runs):
-                add_rows(run.result(), table)
-                bar.set_postfix_str(run.result().case.iloc[0])
+                rows = run.result().assign(**about)
+                add_rows(rows, table, GRID)
+                bar.set_postfix_str(rows.case.iloc[0])
                 bar.update(len(runs[run]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    bar.close()
-    shutil.rmtree(Path(artifacts) / "grid" / "stage1", ignore_errors=True)
-    return pd.read_csv(table)
 
 
-def begin_worker(threads, imports):
+def begin_worker(threads: int, imports: Sequence[str | Path]):
     """What a process of `run_grid` does first: its share of the cores, and the methods of one's own."""
     torch.set_num_threads(threads)
     import_methods(imports)
 
 
-def choose(names, cases=None):
+def choose(names: Sequence[str], cases: Sequence[str] | None = None):
     """Names of the cases of some grids or methods, all or those named, each once. UserError for unknown names."""
     check_known("case", cases or [], {case for grid in GRIDS.values() for case in grid} | set(labels()))
     return list(dict.fromkeys(case for name in names for case in find_grid(name) if not cases or case in cases))
 
 
-def find_grid(name):
+def find_grid(name: str):
     """{case: Case} of the grid `name`, or of the one method with this key. UserError for neither."""
     check_known("grid", [name], {*GRIDS, *METHODS})
     if name in GRIDS:
@@ -168,7 +236,7 @@ def find_grid(name):
     return {METHODS[name].label: Case(name, rates=RATES.get(name, 1.0))}
 
 
-def check_known(kind, names, known):
+def check_known(kind: str, names: Sequence[str], known: Collection[str]):
     unknown = [repr(name) for name in names if name not in known]
     if unknown:
         raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
@@ -179,7 +247,7 @@ def labels():
     return {kind.label: key for key, kind in METHODS.items()}
 
 
-def find_case(name):
+def find_case(name: str):
     """The Case of a grid's row or of a method's label."""
     for grid in GRIDS.values():
         if name in grid:
@@ -187,25 +255,21 @@ def find_case(name):
     return find_grid(labels()[name])[name]
 
 
-def measured_cases(path, preset):
-    """{(case, unseen domain, seed)} that the table holds."""
-    if not Path(path).exists():
-        return set()
-    table = pd.read_csv(path)
-    return set(table[table.preset == preset][CASE[1:]].itertuples(index=False, name=None))
+def measured_cases(path: str | Path, about: dict):
+    """{(case, held-out domain, seed, switches)} that the table holds of one preset, its settings and a folder."""
+    return set(read_rows(path, about)[CASE].itertuples(index=False, name=None))
 
 
-def add_rows(rows, path):
-    """Add rows to the table in one step, sorted, so that the file depends on what was measured and not on when."""
-    if Path(path).exists():
-        rows = pd.concat([pd.read_csv(path), rows])
-    write_table(rows.sort_values([*CASE, "method", "protocol", "gallery"], ignore_index=True), path)
+def read_rows(path: str | Path, about: dict):
+    """The rows of a grid's table with the preset, settings and folder of `about`."""
+    table = read_table(path, GRID)
+    return table[(table[list(about)] == pd.Series(about)).all(axis=1)]
 
 
-def by_training(cases, preset, settings):
+def by_training(cases: Sequence[tuple[str, str, int]], preset: str, settings: dict):
     """{Training: names of the cases that it answers}: switches that only the ranking knows share one model. What trains
     longest comes first: begun last, it would leave the other processes idle."""
-    groups = {}
+    groups: dict[Training, list[str]] = {}
     for name, domain, seed in cases:
         case = find_case(name)
         config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
@@ -213,13 +277,13 @@ def by_training(cases, preset, settings):
     return dict(sorted(groups.items(), key=lambda group: -expected_length(group[0])))
 
 
-def expected_length(training):
+def expected_length(training: Training):
     """What orders trainings by their length: the depth of the simulator. DePro reads each image twice; it comes second,
     so that the first two runs do not begin with one first stage, for which one of them would wait."""
     return 3.5 if training.method == "depro" else training.config.simulator_layers
 
 
-def with_rates(config, factor):
+def with_rates(config: Config, factor: float):
     """A configuration with all learning rates multiplied."""
 
     def scaled(stage):
@@ -230,8 +294,8 @@ def with_rates(config, factor):
     return dataclasses.replace(config, stage1=scaled(config.stage1), stage2=scaled(config.stage2))
 
 
-def measure(training, names, artifacts, data):
-    """Train once and measure the cases `names`: their rows, with the images seen."""
+def measure(training: Training, names: Sequence[str], artifacts: Path, data: str | Path | None):
+    """Train once and measure the cases `names`: their rows, with the images seen. All files go to `artifacts`."""
     config = training.config
     folder = artifacts / f"{names[0]}-{config.unseen_domain}-{config.seed}".replace(" ", "-")
     run = prepare(config, data, artifacts=folder, progress=False)
@@ -242,12 +306,7 @@ def measure(training, names, artifacts, data):
     model, history = run.fit(training.method, progress=False, shared=artifacts / "stage1")
     rows = []
     for name in names:
-        about = dict(
-            preset=config.preset,
-            case=name,
-            seed=config.seed,
-            images=int(history.images.iloc[-1]) if len(history) else 0,
-        )
+        about = dict(case=name, seed=config.seed, images=int(history.images.iloc[-1]) if len(history) else 0)
         switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
         for part in getattr(model, "parts", [None]):  # DePro: one training, three readings
             label = name
@@ -258,7 +317,7 @@ def measure(training, names, artifacts, data):
     return pd.concat(rows)
 
 
-def merged(first, second):
+def merged(first: dict, second: dict):
     """Two settings of `load_preset`, the second winning; nested parts are merged too."""
     both = {
         key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(first[key], dict)
@@ -266,10 +325,11 @@ def merged(first, second):
     return first | second | both
 
 
-def with_held_out_domain(split):
+def with_held_out_domain(split: Split):
     """The split with the held-out domain's images of seen classes among the training images: the ceiling of what
     training can bring. Queries and gallery stay as they are."""
     data = split.data
+    assert split.unseen_domain is not None  # the grid's oracles hold one out
     extra = data.rows([split.unseen_domain], split.seen_classes)
     domains = {*split.train_domains, split.unseen_domain}
     return dataclasses.replace(
@@ -279,7 +339,7 @@ def with_held_out_domain(split):
     )
 
 
-def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+def summary(table: pd.DataFrame, protocol: str = "UCDR", gallery: str = "unseen", metric: str = "mAP@200"):
     """Mean and standard deviation over the seeds: one row per method, one column per held-out domain, and `mean`."""
     part = table[(table.protocol == protocol) & (table.gallery == gallery)]
     by_case = part.groupby(["method", "unseen_domain"])[metric]
@@ -288,7 +348,7 @@ def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
     return mean.sort_values("mean"), spread
 
 
-def markdown(table, **which):
+def markdown(table: pd.DataFrame, **which: str) -> str:
     """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that
     a run trains on (mean of the runs)."""
     mean, spread = summary(table, **which)

@@ -3,6 +3,9 @@
 Shapes: Q queries, G gallery images, D feature width.
 """
 
+import numbers
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -10,31 +13,59 @@ from .files import UserError
 
 #: Scores ranked at a time: bounds the memory to some hundred MB for any number of queries and gallery images.
 BLOCK_SCORES = 4_000_000
+#: What AP@k may be divided by, as tables name it: the hits within k, all that could be hit there, all relevant images.
+AP_RULES = {"hits": "hits", "min(k, R)": "relevant", "R": "all"}
 
 
-def rank(query, gallery, similarity="cosine", k=None):
+def rank(query: torch.Tensor, gallery: torch.Tensor, similarity: str = "cosine", k: int | None = None):
     """The k best gallery images of every query, best first; equal scores in gallery order.
 
     query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G: all of
     it. Scores are cosines, or negative squared distances (similarity="euclidean").
-    Raises UserError for shapes that do not fit and for features that are not finite.
+    Raises UserError for shapes that do not fit, for features that are not finite, and for a k below 1.
     """
+    check_k(k)
     query, gallery = _check_features(query, gallery)
     best = [
         (scores[:, :k].clone(), index[:, :k].clone())  # a view would keep its whole block in memory
         for scores, index in _ranked_blocks(query, gallery, similarity)
     ]
-    scores, index = zip(*best)
+    scores, index = zip(*best, strict=True)
     return torch.cat(scores), torch.cat(index)
 
 
-def retrieval_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine", ap_norm="hits"):
+def check_k(k: int | None) -> None:
+    """UserError where k is no number of answers: a whole number, 1 or more; None means all."""
+    if k is not None and (not isinstance(k, numbers.Integral) or isinstance(k, bool) or k < 1):
+        raise UserError(f"k is {k!r}; it is a number of answers, a whole number, 1 or more.")
+
+
+def retrieval_metrics(
+    query: torch.Tensor,
+    query_labels: torch.Tensor,
+    gallery: torch.Tensor,
+    gallery_labels: torch.Tensor,
+    ks: Sequence[int] = (100, 200),
+    similarity: str = "cosine",
+    ap_norm: str = "relevant",
+    all_rules: bool = False,
+):
     """`query_metrics`, each averaged over the queries: {"mAP@200", "Prec@200", "mAP@all", "Prec@100"}."""
-    per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm)
-    return {name.replace("AP@", "mAP@"): float(values.double().mean()) for name, values in per_query.items()}
+    per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm, all_rules)
+    means = {name: float(values.cpu().numpy().mean(dtype="float64")) for name, values in per_query.items()}
+    return {name.replace("AP@", "mAP@"): mean for name, mean in means.items()}
 
 
-def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), similarity="cosine", ap_norm="hits"):
+def query_metrics(
+    query: torch.Tensor,
+    query_labels: torch.Tensor,
+    gallery: torch.Tensor,
+    gallery_labels: torch.Tensor,
+    ks: Sequence[int] = (100, 200),
+    similarity: str = "cosine",
+    ap_norm: str = "relevant",
+    all_rules: bool = False,
+):
     """Average precision and precision of every query: {"AP@200", "Prec@200", "AP@all", "Prec@100"}, each [Q].
 
     query [Q, D] with labels [Q], gallery [G, D] with labels [G]. With h(r) = 1 where the image at rank r has
@@ -42,10 +73,11 @@ def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), s
 
         Prec@k = sum_{r<=k} h(r) / k        AP@k = sum_{r<=k} h(r) Prec@r / n
 
-    and n is the number of hits within k (ap_norm="hits", released code: utils/mAP.py) or of all that could be
-    hit, min(k, relevant images of the gallery) (ap_norm="relevant"). AP is taken at the largest of `ks` and
-    over the whole gallery. A gallery smaller than k is ranked whole, and k is its size. A query without
-    relevant image scores 0.
+    and n is all that could be hit, min(k, R) with R relevant images in the gallery (ap_norm="relevant"), or the number
+    of hits within k (ap_norm="hits", released code: utils/mAP.py). AP is taken at the largest of `ks` and over the
+    whole gallery. all_rules=True adds AP@k of the same ranking by every rule: "AP@200 by hits", "AP@200 by min(k, R)"
+    and "AP@200 by R". A gallery smaller than k is ranked whole, and k is its size. A query without relevant image
+    scores 0.
 
     Raises UserError for shapes that do not fit, features that are not finite, and unknown options.
     """
@@ -60,17 +92,18 @@ def query_metrics(query, query_labels, gallery, gallery_labels, ks=(100, 200), s
     blocks, start = [], 0
     for _, index in _ranked_blocks(query, gallery, similarity):
         labels = query_labels[start : start + len(index)]
-        blocks.append(_block_metrics(gallery_labels[index] == labels[:, None], ks, ap_norm))
+        blocks.append(_block_metrics(gallery_labels[index] == labels[:, None], ks, ap_norm, all_rules))
         start += len(index)
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def neighbour_purity(features, labels, k=10):
+def neighbour_purity(features: torch.Tensor, labels: torch.Tensor, k: int = 10):
     """Share of a feature's k nearest neighbours by cosine, itself excluded, that have its label.
 
     features [n, D], labels [n] -> the mean over the features, 0 to 1. All count where others are fewer.
-    Raises UserError as `query_metrics`, and for a single feature, which has no neighbour.
+    Raises UserError as `query_metrics`, for a single feature, which has no neighbour, and for a k below 1.
     """
+    check_k(k)
     features, _ = _check_features(features, features)
     labels = _check_labels("given", labels, features)
     if len(features) < 2:
@@ -81,32 +114,39 @@ def neighbour_purity(features, labels, k=10):
     return float((labels[index] == labels[:, None])[neighbour].float().mean())
 
 
-def _block_metrics(hit, ks, ap_norm):
+def _block_metrics(hit: torch.Tensor, ks: Sequence[int], ap_norm: str, all_rules: bool):
     """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
     size = hit.shape[1]
     hits_so_far = hit.cumsum(1, dtype=torch.float32)  # [B, G]
     precision = hits_so_far / torch.arange(1, size + 1, device=hit.device)  # [B, G], Prec@r
     precision_at_hits = precision * hit
-    relevant = hits_so_far[:, -1]
 
-    def average_precision(k):
-        possible = hits_so_far[:, k - 1] if ap_norm == "hits" else relevant.clamp(max=k)
+    def average_precision(k, norm):
+        relevant = hits_so_far[:, -1]
+        possible = {"hits": hits_so_far[:, k - 1], "relevant": relevant.clamp(max=k), "all": relevant}[norm]
         return precision_at_hits[:, :k].sum(1) / possible.clamp(min=1)
 
     largest, *others = sorted(ks, reverse=True)
+    cut = min(largest, size)
     metrics = {
-        f"AP@{largest}": average_precision(min(largest, size)),
-        f"Prec@{largest}": precision[:, min(largest, size) - 1],
-        "AP@all": average_precision(size),
+        f"AP@{largest}": average_precision(cut, ap_norm),
+        f"Prec@{largest}": precision[:, cut - 1],
+        "AP@all": average_precision(size, ap_norm),
     }
-    return metrics | {f"Prec@{k}": precision[:, min(k, size) - 1] for k in others}
+    metrics |= {f"Prec@{k}": precision[:, min(k, size) - 1] for k in others}
+    rules = AP_RULES if all_rules else {}
+    return metrics | {f"AP@{largest} by {rule}": average_precision(cut, norm) for rule, norm in rules.items()}
 
 
-def _ranked_blocks(query, gallery, similarity):
+def _ranked_blocks(query: torch.Tensor, gallery: torch.Tensor, similarity: str):
     """Yields (scores [B, G], index [B, G]), best first, for B queries at a time."""
     if similarity == "cosine":
         query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
-    elif similarity != "euclidean":
+    elif similarity == "euclidean":
+        # Distances do not change, and what all features have in common no longer drowns what they differ in.
+        centre = gallery.mean(0)
+        query, gallery = query - centre, gallery - centre
+    else:
         raise UserError(f"similarity is 'cosine' or 'euclidean', not {similarity!r}.")
     for block in query.split(max(1, BLOCK_SCORES // len(gallery))):
         scores = block @ gallery.T
@@ -115,17 +155,8 @@ def _ranked_blocks(query, gallery, similarity):
         yield torch.sort(scores, dim=1, descending=True, stable=True)
 
 
-def _check_features(query, gallery):
-    query, gallery = torch.as_tensor(query).detach().float(), torch.as_tensor(gallery).detach().float()
-    for name, features in (("query", query), ("gallery", gallery)):
-        if features.ndim != 2 or not len(features):
-            raise UserError(f"{name} features are [number, width] with at least one row, not {list(features.shape)}.")
-        bad = ~features.isfinite().all(1)
-        if bad.any():
-            raise UserError(
-                f"{int(bad.sum())} of {len(features)} {name} features are not finite numbers, "
-                f"the first at row {int(bad.nonzero()[0])}: the model that made them is broken."
-            )
+def _check_features(query: torch.Tensor, gallery: torch.Tensor):
+    query, gallery = _as_features("query", query), _as_features("gallery", gallery)
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
             f"Query features have width {query.shape[1]}, gallery features {gallery.shape[1]}: "
@@ -134,8 +165,33 @@ def _check_features(query, gallery):
     return query, gallery.to(query.device)
 
 
-def _check_labels(name, labels, features):
-    labels = torch.as_tensor(labels, device=features.device)
+def _as_features(name: str, features: torch.Tensor):
+    """Features as a float tensor [n, D], checked."""
+    try:
+        features = torch.as_tensor(features).detach().float()
+    except (TypeError, ValueError, RuntimeError):  # text, lists of unequal length
+        raise UserError(
+            f"{name} features are numbers [number, width], not {type(features).__name__} of others."
+        ) from None
+    if features.ndim != 2 or not len(features):
+        raise UserError(f"{name} features are [number, width] with at least one row, not {list(features.shape)}.")
+    bad = ~features.isfinite().all(1)
+    if bad.any():
+        raise UserError(
+            f"{int(bad.sum())} of {len(features)} {name} features are not finite numbers, "
+            f"the first at row {int(bad.nonzero()[0])}: the model that made them is broken."
+        )
+    return features
+
+
+def _check_labels(name: str, labels: torch.Tensor, features: torch.Tensor):
+    try:
+        labels = torch.as_tensor(labels, device=features.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(
+            f"{name} labels are whole numbers, one for each class, such as data.class_index[rows], and not text: "
+            "number the classes, for example with sorted(set(names)).index(name)."
+        ) from None
     if labels.shape != features.shape[:1]:
         raise UserError(
             f"{len(features)} {name} features need one label each, not labels of shape {list(labels.shape)}."

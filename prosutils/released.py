@@ -70,10 +70,10 @@ def read_released(path: str | Path) -> dict[str, torch.Tensor]:
             return dict(torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"])
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except Exception as error:  # torch.load raises many kinds for a broken or unsafe file
+    except Exception:  # torch raises many kinds for a broken or unsafe file; what it advises is to run the code in it
         raise UserError(
-            f"{path} is not a checkpoint of the released code, or holds more than tensors and numbers "
-            f"(code in it is never run): {str(error)[:200]}"
+            f"{path} is not a checkpoint of the released code (a file with `model_state_dict`), is damaged, or holds "
+            "more than tensors and numbers (code in it is never run)."
         ) from None
 
 
@@ -121,7 +121,7 @@ def refuse_other_captions(embeddings: torch.Tensor, model: TunedCLIP, path: str 
     flat = embeddings.reshape(tokens.numel(), -1)
     differs = (flat != flat[first[place.flatten()]]).any(1).reshape(tokens.shape).any(1)  # [C]
     if differs.any():
-        names = ", ".join(name for name, wrong in zip(model.classes, differs.tolist()) if wrong)
+        names = ", ".join(name for name, wrong in zip(model.classes, differs.tolist(), strict=True) if wrong)
         raise UserError(
             f"{path} was trained with other class names or in another order: its captions do not fit "
             f"{names}. Give the classes as the training had them."

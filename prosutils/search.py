@@ -3,8 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +14,24 @@ from .backbone import load_clip
 from .baselines import ZeroShot
 from .config import load_preset
 from .domains import ImageDomains, inverted_domains, usual_gallery
-from .evaluation import Pictures, embed, embed_rows, model_transform
+from .evaluation import Pictures, embed, embed_rows, model_transform, switch_options
 from .files import UserError, written_whole
 from .image_files import IMAGE_SUFFIXES, find_fault, load_image, walk
-from .metrics import rank
+from .metrics import check_k, rank
 from .names import readable
 from .tuned import TunedCLIP
 
 
 @dataclass(eq=False)
 class ImageIndex:
-    """Features of all images under a folder, labelled or not, to be searched without embedding them again."""
+    """Features of all images under a folder, with or without labels, searched again without embedding anew."""
 
     root: Path
     paths: np.ndarray  # [n] names relative to `root`
     features: torch.Tensor  # [n, D]
     signature: str  # of the model
-    skipped: Sequence[tuple[Path, str]] = ()  # [(path, why)] of files that are no images, or not whole
+    skipped: list = ()  # [(path, why)] of files that are no images, or not whole
+    similarity: str = "cosine"  # by which `search` ranks: "cosine" or "euclidean", as the model's switches say
 
     @classmethod
     def build(cls, model: TunedCLIP, root: str | Path, progress: bool = False) -> "ImageIndex":
@@ -58,11 +58,12 @@ class ImageIndex:
                 f"There is no image under {readable(root)}; names end in {', '.join(sorted(IMAGE_SUFFIXES))}.{first}"
             )
         names = np.array([path.relative_to(root).as_posix() for path in good])
-        return cls(root, names, features[whole], signature(model), skipped)
+        similarity = switch_options(model.config.switches)["similarity"]
+        return cls(root, names, features[whole], signature(model), skipped, similarity)
 
     def search(self, query: torch.Tensor, k: int = 10):
         """Features [Q, D] (or [D]) of queries -> scores [Q, k] and names [Q, k], the best first."""
-        scores, index = rank(torch.atleast_2d(query), self.features, k=k)
+        scores, index = rank(torch.atleast_2d(query), self.features, self.similarity, k)
         return scores, self.paths[index.numpy()]
 
     def answers(self, query: torch.Tensor, k: int = 10) -> list[tuple[float, str, Path]]:
@@ -95,6 +96,7 @@ class ImageIndex:
                 signature=self.signature,
                 root=str(root),
                 nearby=nearby,
+                similarity=self.similarity,
             )
         return path
 
@@ -113,7 +115,10 @@ class ImageIndex:
                 places = [str(stored["root"])]
                 if "nearby" in stored and str(stored["nearby"]):
                     places.append(os.path.normpath(path.resolve().parent / str(stored["nearby"])))
-                index = cls(_first_folder(path, root, places), paths, features, str(stored["signature"]))
+                similarity = str(stored["similarity"]) if "similarity" in stored else "cosine"
+                index = cls(
+                    _first_folder(path, root, places), paths, features, str(stored["signature"]), similarity=similarity
+                )
         except FileNotFoundError:
             raise UserError(
                 f"There is no index {path}: ImageIndex.build(model, folder).save({str(path)!r}) writes one."
@@ -124,6 +129,7 @@ class ImageIndex:
             raise UserError(f"{path} is not an index of this package: {str(error)[:200]}") from None
         if model is not None:
             index.check(model)
+            index.similarity = switch_options(model.config.switches)["similarity"]
         return index
 
     def check(self, model: TunedCLIP):
@@ -153,7 +159,7 @@ def _first_folder(path: Path, asked: str | Path | None, places: list[str]) -> Pa
     )
 
 
-def embed_or_blank(model: TunedCLIP, paths: list[Path], progress: bool = False) -> torch.Tensor:
+def embed_or_blank(model: torch.nn.Module, paths: list[Path], progress: bool = False) -> torch.Tensor:
     """Features [n, D] of image files; NaN for one that cannot be decoded, which does not touch the others."""
     size = getattr(model, "clip", model).image_size
     blank = torch.full((3, size, size), torch.nan)
@@ -170,17 +176,19 @@ def _undecodable(path: Path) -> str:
 
 
 def search_gallery(
-    model: TunedCLIP, data: ImageDomains, query: torch.Tensor, k: int = 10, domain: str | None = None
+    model: torch.nn.Module, data: ImageDomains, query: torch.Tensor, k: int = 10, domain: str | None = None
 ) -> list[tuple[float, str, Path]]:
     """The best k of the images of one domain for the feature [1, D] of a query: (score, class, path), the best first.
 
     domain: `usual_gallery` where none is given. Raises UserError for an unknown one.
     """
+    check_k(k)
     domain = domain or usual_gallery(data, data.domains)
     if domain not in data.domains:
         raise UserError(f"Unknown domain {domain}. Known: {', '.join(data.domains)}.")
     rows = data.rows([domain], data.classes)
-    scores, found = rank(query, embed_rows(model, data, rows, progress=True), k=k)
+    similarity = switch_options(model.config.switches)["similarity"]
+    scores, found = rank(query, embed_rows(model, data, rows, progress=True), similarity, k)
     return [
         (score, data.classes[data.class_index[row]], data.paths[row])
         for score, row in zip(scores[0].tolist(), rows[found[0]].tolist(), strict=True)
@@ -194,18 +202,23 @@ def search_model(preset: str = "mini") -> TunedCLIP:
 
 
 def query_feature(model: TunedCLIP, query: str | Path | Image.Image) -> torch.Tensor:
-    """Feature [1, D] of a query: a PIL image, the path (Path) of a picture, or words (str)."""
+    """Feature [1, D] of a query: a PIL image, the path of a picture (a Path, or text that ends like an image file), or
+    words. Raises UserError for a picture that cannot be read, and for words that are none or too many."""
+    if isinstance(query, str) and Path(query).suffix.lower() in IMAGE_SUFFIXES:
+        query = Path(query)
     if isinstance(query, (Path, Image.Image)):
         return embed(model, [query])
-    if not query.strip():
-        raise UserError("The query has no words.")
+    if not isinstance(query, str) or not query.strip():
+        raise UserError("The query has no words. A query is a picture (PIL), the path of one, or words.")
     with torch.no_grad():
-        return model.clip.encode_text([f"a photo of {query}"]).float().cpu()
+        return model.encode_words([f"a photo of {query}"]).float().cpu()
 
 
 def signature(model: TunedCLIP):
-    """A short text that two models share only if they give the same features: of all weights and settings."""
-    digest = hashlib.sha256(repr((model.label, model.clip.name, model.config.switches)).encode())
+    """A short text that two models share only if they give the same features: of all weights, and of the settings but
+    those that only rank."""
+    switches = replace(model.config.switches, similarity="paper", average_precision="paper")
+    digest = hashlib.sha256(repr((model.label, model.clip.name, switches)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

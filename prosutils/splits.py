@@ -66,6 +66,16 @@ class Split:
         digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()  # names need not be UTF-8
         return f"{len(self.train)} ({digest[:8]})"
 
+    def training(self):
+        """What a checkpoint has to hold, beside the seen classes and the training domains, so that this split can be
+        made again and its training pictures compared: a dict of plain values."""
+        return dict(
+            training_pictures=self.training_pictures(),
+            gallery_domain=self.gallery_domain,
+            val_classes=list(self.val_classes),
+            unseen_classes=list(self.unseen_classes),
+        )
+
 
 @dataclass(frozen=True)
 class Sample:

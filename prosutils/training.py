@@ -1,42 +1,64 @@
 """One training loop for every method, with validation, checkpoints and resume."""
 
 import copy
-import dataclasses
-import hashlib
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from .backbone import load_clip
+from .backbone import PromptableCLIP
+from .checkpoints import (
+    identity,
+    load_tuned,
+    other_version,
+    read_checkpoint,
+    refuse_other_run,
+    save_checkpoint,
+    stage1_key,
+)
 from .config import Config, Stage, Switches
-from .domains import BalancedSampler, Images, inverted_domains, train_transform
-from .evaluation import embed_rows, switch_options
-from .files import UserError, only_one, written_whole
-from .methods import find_method, registered_key
+from .domains import BalancedSampler, ImageDomains, Images, inverted_domains, train_transform
+from .evaluation import embed, fast_batch, loader, once, rows_as_images, switch_options
+from .files import UserError, only_one
+from .methods import find_method
 from .metrics import retrieval_metrics
+from .splits import Split
+from .tuned import TunedCLIP
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Columns of a run's history.
+HISTORY = ["stage", "epoch", "loss", "accuracy", "images", "val_mAP@200"]
+#: Steps after which a GPU is asked for the loss: each time it has to finish its work first. A CPU is asked at every
+#: step.
+STEPS_UNASKED = 20
 
 
-def build_model(method, clip, split, config):
+def build_model(method: str, clip: PromptableCLIP, split: Split, config: Config) -> TunedCLIP:
     """A model of `method`, a key of METHODS, for a split's seen classes and training domains."""
     model = find_method(method)(clip, split.seen_classes, split.train_domains, config)
-    model.training_pictures = split.training_pictures()
+    model.trained_on = split.training()
     return model
 
 
-def train(model, split, folder=None, resume=False, progress=True, shared=None):
+def train(
+    model: TunedCLIP,
+    split: Split,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    shared: str | Path | None = None,
+) -> pd.DataFrame:
     """Train all stages of `model` on `split.train`; returns the history, a DataFrame with one row per epoch.
 
     Columns: stage, epoch, loss (mean over the epoch), accuracy (of the batches, over the seen classes), val_mAP@200,
     images (seen so far). The model ends with the parameters of its best epoch (Switches.selection).
     folder: where `checkpoint.pt` is kept after every epoch, written in one step. resume=True goes on from it.
     shared: a folder of finished first stages. A run whose stage 1 is there begins after it, with the same result.
-    Raises UserError when the checkpoint is of another run, saying what differs, or the folder cannot be written.
+    Raises UserError when the checkpoint is of another run, saying what differs, the folder cannot be written, or the
+    loss is no longer a number.
     """
     run = TrainingRun(model, split, folder, progress)
     with torch.random.fork_rng():  # dropout and augmentation draw from torch's own generator
@@ -49,19 +71,57 @@ def train(model, split, folder=None, resume=False, progress=True, shared=None):
             elif stage >= run.stage:
                 run.train_stage(stage)
     run.finish()
-    return pd.DataFrame(run.history)
+    return pd.DataFrame(run.history, columns=HISTORY)
+
+
+class SeededImages(Dataset):
+    """Images whose augmentation is drawn from the seed that comes with a position: `images[(position, seed)]`.
+
+    So it is the same in whichever process an image is read.
+    """
+
+    def __init__(self, images: Dataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position_and_seed: tuple[int, int]):
+        position, seed = position_and_seed
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would set the GPU's generators too
+        try:
+            return self.images[position]
+        finally:
+            torch.set_rng_state(before)
+
+
+class SeededBatches(Sampler):
+    """The batches of a sampler as lists of (position, seed), the seeds drawn from `generator`."""
+
+    def __init__(self, batches: Sampler, generator: torch.Generator) -> None:
+        self.batches, self.generator = batches, generator
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            seeds = torch.randint(2**62, (len(batch),), generator=self.generator).tolist()
+            yield list(zip(batch, seeds, strict=True))
 
 
 class TrainingRun:
     """The state of one training: what a checkpoint holds beside the model."""
 
-    def __init__(self, model, split, folder, progress):
+    def __init__(self, model: TunedCLIP, split: Split, folder: str | Path | None, progress: bool) -> None:
         self.model, self.split, self.progress = model, split, progress
         self.config, self.device = model.config, next(model.parameters()).device
         self.path = Path(folder) / "checkpoint.pt" if folder else None
         self.stage, self.epoch, self.images, self.history = 0, 0, 0, []
         self.optimiser, self.optimiser_state = None, None
         self.best_map, self.best_state, self.stale = -1.0, None, 0
+        self.validation = None  # made when it is first wanted, and kept: its processes are started once
         self.generator = torch.Generator().manual_seed(self.config.seed)
         clip, released = model.clip, self.config.switches.normalisation == "released"
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if released else (clip.mean, clip.std)
@@ -73,25 +133,30 @@ class TrainingRun:
 
     # --- one stage, one epoch ------------------------------------------------------------------------------------
 
-    def train_stage(self, stage):
+    def train_stage(self, stage: int):
         """Epochs of one stage until they are done or, in the last stage, validation has not improved for a while."""
         settings = self.config.stage1 if stage == 1 else self.config.stage2
         self.begin_stage(stage, settings)
         sampler = BalancedSampler(
             self.split.data, self.split.train, settings.batch_size, self.generator, settings.classes_per_batch
         )
-        loader = DataLoader(self.data, batch_sampler=sampler, num_workers=self.config.workers, generator=self.generator)
+        batches = loader(
+            SeededImages(self.data),
+            self.config.workers,
+            batch_sampler=SeededBatches(sampler, self.generator),
+            pin_memory=self.device.type == "cuda",
+        )
         last = stage == self.model.stages[-1]
         while self.epoch < settings.epochs and not (last and self.stale >= settings.patience):
             set_rates(self.optimiser, settings, self.epoch)
-            row = self.train_epoch(loader, stage)
+            row = self.train_epoch(batches, stage)
             if last:
                 row |= self.validate()
             self.epoch += 1
             self.history.append(dict(stage=stage, epoch=self.epoch) | row)
             self.save()
 
-    def share_stage1(self, shared):
+    def share_stage1(self, shared: Path):
         """Stage 1, trained here, or taken from a run that trained it alike and left it in `shared`."""
         path = shared / f"{stage1_key(self.model)}.pt"
         with only_one(path):
@@ -100,11 +165,11 @@ class TrainingRun:
                 save_checkpoint(self.model, path, self.state())
                 return
         stored = read_checkpoint(path)
-        names = self.model.tuned_state(stages=(1,))
-        self.model.load_state_dict({name: stored["state"][name] for name in names}, strict=False)
+        wanted = self.model.tuned_state(stages=(1,))  # a variant of the method may have left more
+        load_tuned(self.model, {k: v for k, v in stored["state"].items() if k in wanted}, path, stages=(1,))
         self.take(stored["training"])
 
-    def begin_stage(self, stage, settings):
+    def begin_stage(self, stage: int, settings: Stage):
         if stage != self.stage:
             self.stage, self.epoch = stage, 0
         groups = self.model.set_stage(stage)
@@ -115,39 +180,62 @@ class TrainingRun:
             self.optimiser.load_state_dict(self.optimiser_state)
             self.optimiser_state = None
 
-    def train_epoch(self, loader, stage):
+    def train_epoch(self, batches: DataLoader, stage: int):
         """One pass of the balanced sampler: {"loss", "accuracy", "images"}."""
         self.model.train()
-        total = torch.zeros(3)  # loss, hits, images
-        bar = tqdm(
-            loader,
-            desc=f"{self.model.label} stage {stage} epoch {self.epoch + 1}",
-            leave=False,
-            disable=not self.progress,
-        )
-        for images, class_index, domain_index in bar:
-            images, labels = images.to(self.device), self.class_of[class_index].to(self.device)
-            domains = self.domain_of[domain_index].to(self.device)
-            with fast_precision(self.device):
-                loss, logits = self.model.loss_and_logits(images, labels, domains, stage)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-            hits = (logits.argmax(1) == labels).sum().item()
-            total += torch.tensor([loss.item() * len(labels), hits, len(labels)])
-            bar.set_postfix(loss=f"{total[0] / total[2]:.3f}")
-        if not total[0].isfinite():
-            raise UserError(f"The training loss is {total[0].item()}: lower the learning rates of stage {stage}.")
-        self.images += int(total[2])
-        return dict(loss=(total[0] / total[2]).item(), accuracy=(total[1] / total[2]).item(), images=self.images)
+        total = torch.zeros(3, device=self.device)  # loss, hits, images
+        unasked = 1 if self.device.type == "cpu" else STEPS_UNASKED
+        name = f"{self.model.label} stage {stage} epoch {self.epoch + 1}"
+        bar = tqdm(once(batches), desc=name, total=len(batches), leave=False, disable=not self.progress)
+        for step, batch in enumerate(bar, 1):
+            loss, hits = self.train_step(batch, stage)
+            total += torch.stack([loss * len(hits), hits.sum(), torch.full_like(loss, len(hits))])
+            if step % unasked == 0:
+                self.refuse_broken(total[0], stage, step)
+                bar.set_postfix(loss=f"{total[0] / total[2]:.3f}")
+        self.refuse_broken(total[0] + self.parameter_sum(), stage, step)
+        loss, hits, images = total.tolist()
+        self.images += int(images)
+        return dict(loss=loss / images, accuracy=hits / images, images=self.images)
+
+    def train_step(self, batch: Sequence[torch.Tensor], stage: int):
+        """One step of the optimiser on (images, class_index, domain_index): the loss, a scalar, and which of the images
+        [B] were right, both left on the device."""
+        images, labels, domains = batch[0], self.class_of[batch[1]], self.domain_of[batch[2]]
+        images, labels, domains = (x.to(self.device, non_blocking=True) for x in (images, labels, domains))
+        with fast_precision(self.device):
+            loss, logits = self.model.loss_and_logits(images, labels, domains, stage)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach().float(), (logits.argmax(1) == labels).float()
+
+    def parameter_sum(self):
+        """A scalar that is no number where a parameter that trains is none."""
+        trained = [p.detach().float().sum() for group in self.optimiser.param_groups for p in group["params"]]
+        return torch.stack(trained).sum()
+
+    def refuse_broken(self, value: torch.Tensor, stage: int, step: int):
+        """UserError where a loss, or what came of it, is not a finite number: before it gets into a checkpoint."""
+        if not value.isfinite():
+            raise UserError(
+                f"The training loss is {value.item()} at step {step} or shortly before, in epoch {self.epoch + 1} of "
+                f"stage {stage}: lower the learning rates of stage {stage}."
+            )
 
     def validate(self):
-        """mAP@200 on validation classes (paper) or on the test queries (released); keeps the best epoch's state."""
+        """mAP@200 on validation classes (paper) or on the test queries (released); keeps the best epoch's state.
+
+        It is ranked and divided as the same side does it: `similarity` and `average_precision` choose no epoch.
+        """
         split, on_test = self.split, self.config.switches.selection == "released"
         query, gallery = (split.query, split.gallery) if on_test else (split.val_query, split.val_gallery)
         if not len(query):
             return {"val_mAP@200": float("nan")}
-        value = mean_average_precision(self.model, split.data, query, gallery)
+        if self.validation is None:
+            self.validation = rows_loader(self.model, split.data, torch.cat([query, gallery]))
+        switches = Switches.released() if on_test else Switches()
+        value = mean_average_precision(self.model, split.data, query, gallery, switches, self.validation)
         self.stale = 0 if value > self.best_map else self.stale + 1
         if value > self.best_map:
             self.best_map, self.best_state = value, copy.deepcopy(self.model.tuned_state())
@@ -156,7 +244,7 @@ class TrainingRun:
     def finish(self):
         """Leave the model with the best epoch's parameters, everything frozen, in evaluation mode."""
         if self.best_state is not None:
-            self.model.load_state_dict(self.best_state, strict=False)
+            load_tuned(self.model, self.best_state, self.path or "the best epoch")
         self.model.requires_grad_(False).eval()
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
@@ -173,16 +261,19 @@ class TrainingRun:
             stale=self.stale,
             generator=self.generator.get_state(),
             torch=torch.get_rng_state(),
-            cuda=cuda_states(),
+            cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         )
 
-    def take(self, state):
+    def take(self, state: dict):
         for name in ("stage", "epoch", "images", "history", "best_map", "best_state", "stale"):
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
+        if state["cuda"] and torch.cuda.is_available():  # by which dropout draws there
             torch.cuda.set_rng_state_all(state["cuda"])
+        if state.get("mps") is not None and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(state["mps"])
 
     def save(self):
         if self.path:
@@ -193,34 +284,48 @@ class TrainingRun:
             raise UserError(f"There is nothing to resume in {self.path.parent if self.path else 'no folder'}.")
         stored = read_checkpoint(self.path)
         refuse_other_run(stored["identity"], identity(self.model), self.path)
-        self.model.load_state_dict(stored["state"], strict=False)
-        self.take(stored["training"])
-        self.optimiser_state = stored["training"]["optimiser"]
+        training = stored["training"] or {}
+        if missing := {*self.state(), "optimiser"} - {"mps"} - set(training):
+            raise UserError(other_version(self.path, f"it lacks {', '.join(sorted(missing))} of a run to go on with"))
+        load_tuned(self.model, stored["state"], self.path)
+        self.take(training)
+        self.optimiser_state = training["optimiser"]
 
 
-def cuda_states():
-    """States of the GPUs' generators, by which dropout draws there; none where there is no GPU."""
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def mean_average_precision(
+    model: TunedCLIP,
+    data: ImageDomains,
+    query: torch.Tensor,
+    gallery: torch.Tensor,
+    switches: Switches | None = None,
+    batches: DataLoader | None = None,
+):
+    """mAP@200 of some rows of `data`, ranked as `switches` say (default: the model's).
 
-
-def mean_average_precision(model, data, query, gallery):
-    """mAP@200 of some rows of `data`, ranked as the model's switches say."""
-    features = [embed_rows(model, data, rows) for rows in (query, gallery)]
+    query [Q], gallery [G]: rows; batches: a loader of both, the queries first, where it is kept (`rows_loader`).
+    """
+    features = embed(model, batches or rows_loader(model, data, torch.cat([query, gallery])))
     return retrieval_metrics(
-        features[0],
+        features[: len(query)],
         data.class_index[query],
-        features[1],
+        features[len(query) :],
         data.class_index[gallery],
-        **switch_options(model.config.switches),
+        **switch_options(switches or model.config.switches),
     )["mAP@200"]
 
 
-def lookup(names, known):
+def rows_loader(model: TunedCLIP, data: ImageDomains, rows: torch.Tensor):
+    """A DataLoader of some rows of `data` for `embed`, which may go through it again and again."""
+    images, device = rows_as_images(model, data, rows), next(model.parameters()).device
+    return loader(images, model.config.workers, batch_size=fast_batch(device))
+
+
+def lookup(names: Sequence[str], known: Sequence[str]):
     """[len(names)] table from a row of `names` to its row of `known`, -1 where it has none."""
     return torch.tensor([known.index(name) if name in known else -1 for name in names])
 
 
-def set_rates(optimiser, settings, epoch):
+def set_rates(optimiser: torch.optim.Optimizer, settings: Stage, epoch: int):
     """Rates of an epoch: a thousandfold fall over `decay_epochs`, floor `min_lr` [released code: trainer.py]."""
     decay = 10 ** (-3 * epoch / settings.decay_epochs)
     rates = dict(prompts=settings.lr, simulator=settings.lr_simulator, heads=settings.lr_heads)
@@ -229,106 +334,16 @@ def set_rates(optimiser, settings, epoch):
         group["lr"] = max(rate * decay, min(settings.min_lr, rate))
 
 
-def fast_precision(device):
-    """Autocast: bfloat16 where the processor has it, else float32 as in the released code."""
+def has_bfloat16(device: torch.device):
+    """Whether a device computes in bfloat16 itself; a processor without it takes many times float32's time."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-# --- Checkpoint files -------------------------------------------------------------------------------------------
+def fast_precision(device: torch.device):
+    """Autocast: bfloat16 on a GPU that has it, else float32 as in the released code.
 
-
-def identity(model):
-    """What has to be equal for a checkpoint to fit: method, classes, domains, training pictures and every setting."""
-    return dict(
-        method=registered_key(model),
-        classes=list(model.classes),
-        domains=list(model.domains),
-        training_pictures=model.training_pictures,
-        config=dataclasses.asdict(model.config),
-    )
-
-
-def stage1_key(model):
-    """A name for all that stage 1 depends on: runs with the same key train it alike."""
-    about = identity(model) | dict(method=model.stage1_key)
-    about["config"] = {
-        key: value for key, value in about["config"].items() if key not in ("stage2", "simulator_layers")
-    }
-    about["config"]["switches"] = {
-        key: value
-        for key, value in about["config"]["switches"].items()
-        if key not in ("similarity", "average_precision", "selection")
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def save_checkpoint(model, path, training=None):
-    """Write what the model tunes (not the backbone, which has its own file) and, while training, the run's state.
-
-    An interruption leaves the old file or the new one.
+    A CPU computes in float32 whatever it has, so that a run gives the same numbers on every processor.
     """
-    about = identity(model)
-    with written_whole(path) as part:
-        torch.save(dict(identity=about, state=model.tuned_state(), training=training), part)
-
-
-def read_checkpoint(path):
-    """The dict of a checkpoint file. Only tensors and plain values are read, never code."""
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        stored["identity"], stored["state"]
-    except FileNotFoundError:
-        raise UserError(f"There is no checkpoint {path}. `python -m prosutils train` writes one.") from None
-    except Exception as error:  # torch.load raises many kinds for a broken file
-        raise UserError(f"{path} is not a checkpoint of prosutils: {str(error)[:200]}") from None
-    return stored
-
-
-def load_checkpoint(path, clip=None):
-    """A model ready for `embed`, from a file of `save_checkpoint` or of `train`.
-
-    clip: the backbone, loaded as the checkpoint's configuration says where it is not given. Of a run's file the best
-    epoch's parameters are taken. Raises UserError for a file that is not a checkpoint or does not fit the backbone.
-    """
-    stored = read_checkpoint(path)
-    about, training = stored["identity"], stored["training"] or {}
-    config = config_from_dict(about["config"])
-    model = find_method(about["method"])(
-        clip or load_clip(config.backbone, config.pretrained), about["classes"], about["domains"], config
-    )
-    try:
-        unexpected = model.load_state_dict(training.get("best_state") or stored["state"], strict=False).unexpected_keys
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the backbone {model.clip.name}: {str(error)[:300]}") from None
-    if unexpected:
-        raise UserError(f"{path} holds tensors that {model.label} has not: {', '.join(unexpected[:5])}.")
-    model.training_pictures = about.get("training_pictures")
-    return model.requires_grad_(False).eval()
-
-
-def config_from_dict(values):
-    """The Config that `dataclasses.asdict` took apart."""
-    nested = dict(
-        stage1=Stage(**values["stage1"]), stage2=Stage(**values["stage2"]), switches=Switches(**values["switches"])
-    )
-    return Config(**(values | nested))
-
-
-def refuse_other_run(found, wanted, path):
-    """UserError naming each setting in which a checkpoint differs from the run that should go on from it."""
-    flat_found, flat_wanted = (dict(pd.json_normalize(side).iloc[0]) for side in (found, wanted))
-    differing = [
-        f"{key.removeprefix('config.')}: {flat_found.get(key)} there, {flat_wanted.get(key)} here"
-        for key in flat_wanted
-        if flat_found.get(key) != flat_wanted[key]
-    ]
-    if differing:
-        raise UserError(
-            f"{path} is of another run. Different are "
-            + "; ".join(differing)
-            + ". Train with the same settings or into another folder."
-        )
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bfloat16(device))

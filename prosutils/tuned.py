@@ -25,7 +25,7 @@ class TunedCLIP(nn.Module):
     key = ""  # set by `register`
     label = "CLIP"
     stages: tuple[int, ...] = (2,)
-    training_pictures = None  # which these are (Split.training_pictures), where the model is built for a split
+    trained_on = None  # `Split.training` of the split that the model is built for
 
     def __init__(self, clip: PromptableCLIP, classes: Sequence[str], domains: Sequence[str], config: Config) -> None:
         super().__init__()
@@ -65,6 +65,10 @@ class TunedCLIP(nn.Module):
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """Test path: [B, 3, H, W] -> features [B, D], not L2-normalised. No label is used."""
         return self.clip.encode_image(images)
+
+    def encode_words(self, captions: Sequence[str]) -> torch.Tensor:
+        """Captions (a list of C strings) -> features [C, D] that compare with those of `encode_image`."""
+        return self.clip.encode_text(captions)
 
     def encode_classes(self) -> torch.Tensor:
         """Text features [S, D] of the seen classes, with the learned context."""
@@ -123,8 +127,9 @@ def register(key: str) -> Callable[[type[TunedCLIP]], type[TunedCLIP]]:
         class Mine(ProS):
             label = "My ProS"
 
-    A class without a `label` of its own is labelled with its key. Running the definition again, as a notebook's cell
-    does, replaces the class. Raises UserError for a key or label that another class has, and for anything else.
+    A class without a `label` of its own is labelled with its key. To run the definition again, as a notebook's cell
+    does, replaces the class. Raises UserError for a key or label that another class has, and for what is no such
+    subclass.
     """
 
     def add(kind: type[TunedCLIP]) -> type[TunedCLIP]:

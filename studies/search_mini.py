@@ -9,7 +9,6 @@ domains, which is what a run selects its epoch by. A trial that is in the table 
 """
 
 import argparse
-import fcntl
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import tyro
 
 from prosutils import METHODS, Config, load_preset
 from prosutils.experiment import prepare
+from prosutils.files import only_one
 from prosutils.tables import write_table
 from prosutils.training import build_model, mean_average_precision, train
 
@@ -49,7 +49,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=Path, default=Path("figures/search_mini.csv"))
     args = parser.parse_args()
-    trial = dict(zip(TRIAL, (args.method, " ".join(sorted(args.settings)), args.unseen_domain, args.seed)))
+    trial = dict(zip(TRIAL, (args.method, " ".join(sorted(args.settings)), args.unseen_domain, args.seed), strict=True))
 
     known = pd.read_csv(args.table, keep_default_na=False) if args.table.exists() else pd.DataFrame(columns=TRIAL)
     if (known[TRIAL].astype(str) == pd.Series(trial).astype(str)).all(axis=1).any():
@@ -58,9 +58,8 @@ def main():
     config = tyro.cli(Config, default=usual, args=[f"--{setting}" for setting in args.settings])
     row = trial | measure(args.method, config)
     print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    with open(args.table.with_suffix(".lock"), "w") as lock:  # two searches may run side by side
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        known = [pd.read_csv(args.table)] if args.table.exists() else []
+    with only_one(args.table):  # two searches may run side by side
+        known = [pd.read_csv(args.table, keep_default_na=False)] if args.table.exists() else []
         write_table(pd.concat([*known, pd.DataFrame([row])]), args.table)
 
 

@@ -156,6 +156,7 @@ def released_sizes(counts, held_out):
                 (unseen(other), unseen("real")),
                 tuple(sample),
             ],
+            strict=True,
         )
     )
 
@@ -297,7 +298,7 @@ def test_presets_have_the_released_hyper_parameters(name):
 
 def test_training_classes_are_train_or_all():
     with pytest.raises(UserError, match="takes: train, train"):
-        load_preset("mini-near", training_classes="all")
+        load_preset("mini", training_classes="all")
 
 
 def write_folder(root, domains, names, images):

@@ -1,5 +1,6 @@
 """Ranking and metrics against counting, scikit-learn and the released code; embedding; protocol tables."""
 
+import inspect
 import json
 import zlib
 from pathlib import Path
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prosutils import evaluation, metrics
 from prosutils.config import Switches, load_preset
 from prosutils.domains import Images, inverted_domains
-from prosutils.evaluation import embed, evaluate, evaluate_all, model_transform
+from prosutils.evaluation import embed, evaluate, evaluate_all, model_transform, switch_options
 from prosutils.files import UserError
 from prosutils.metrics import query_metrics, rank, retrieval_metrics
 from prosutils.splits import make_split, protocol_splits
@@ -40,7 +42,7 @@ def scores_one_by_one(query, gallery, similarity):
 def brute_force(query, query_labels, gallery, gallery_labels, k, similarity, ap_norm):
     """(mAP@k, Prec@k), counted rank by rank."""
     precisions, average_precisions = [], []
-    for scores, label in zip(scores_one_by_one(query, gallery, similarity), query_labels.tolist()):
+    for scores, label in zip(scores_one_by_one(query, gallery, similarity), query_labels.tolist(), strict=True):
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
         hits, total = 0, 0.0
         for position, i in enumerate(order, start=1):
@@ -73,16 +75,16 @@ def test_metrics_agree_with_counting(similarity, ap_norm, gallery):
 def test_options_change_the_numbers():
     """Guards the test above: a case where an option made no difference would test nothing."""
     case = random_case()
-    hits = retrieval_metrics(*case, ks=(20,))
-    assert hits["mAP@20"] > retrieval_metrics(*case, ks=(20,), ap_norm="relevant")["mAP@20"] + 0.01
-    assert abs(hits["mAP@all"] - retrieval_metrics(*case, similarity="euclidean")["mAP@all"]) > 0.01
+    relevant = retrieval_metrics(*case, ks=(20,))
+    assert relevant["mAP@20"] < retrieval_metrics(*case, ks=(20,), ap_norm="hits")["mAP@20"] - 0.01
+    assert abs(relevant["mAP@all"] - retrieval_metrics(*case, similarity="euclidean")["mAP@all"]) > 0.01
 
 
 def test_map_over_the_whole_gallery_is_scikit_learn_s():
     query, query_labels, gallery, gallery_labels = random_case()
     expected = [
         average_precision_score((gallery_labels == label).numpy(), scores)
-        for scores, label in zip(scores_one_by_one(query, gallery, "cosine"), query_labels)
+        for scores, label in zip(scores_one_by_one(query, gallery, "cosine"), query_labels, strict=True)
     ]
     result = query_metrics(query, query_labels, gallery, gallery_labels)
     assert result["AP@all"].numpy() == pytest.approx(np.array(expected), abs=1e-5)
@@ -109,8 +111,9 @@ def released_case():
 def test_metrics_are_the_released_code_s():
     released = json.loads((Path(__file__).parent / "data" / "released_metrics.json").read_text())
     case = released_case()
-    assert retrieval_metrics(*case, similarity="euclidean") == pytest.approx(released["expected"], abs=1e-5)
-    average_precision = query_metrics(*case, similarity="euclidean")["AP@200"]
+    options = dict(similarity="euclidean", ap_norm="hits")
+    assert retrieval_metrics(*case, **options) == pytest.approx(released["expected"], abs=1e-5)
+    average_precision = query_metrics(*case, **options)["AP@200"]
     by_class = [float(average_precision[case[1] == label].mean()) for label in range(12)]
     assert by_class == pytest.approx(released["AP@200 by class"], abs=1e-5)
 
@@ -124,6 +127,69 @@ def test_a_ranking_worked_out_by_hand():
     )
     result = query_metrics([[1.0, 0.0]], [7], gallery, labels, ks=(2,), ap_norm="relevant")
     assert float(result["AP@2"]) == pytest.approx(1 / 2)  # one hit of two possible
+
+
+def test_one_ranking_gives_every_rule_of_average_precision():
+    case = random_case(gallery=250, classes=2)  # more than 20 relevant images: the three rules differ
+    rules = {f"mAP@20 by {name}" for name in ("hits", "min(k, R)", "R")}
+    for norm, name in (("hits", "hits"), ("relevant", "min(k, R)")):
+        result = retrieval_metrics(*case, ks=(20,), ap_norm=norm, all_rules=True)
+        assert rules <= set(result) and result["mAP@20"] == result[f"mAP@20 by {name}"]
+    assert result["mAP@20 by hits"] > result["mAP@20 by min(k, R)"] > result["mAP@20 by R"] + 0.01
+    query, query_labels, gallery, gallery_labels = case
+    _, index = rank(query, gallery, k=20)
+    for i, label in enumerate(query_labels.tolist()):
+        hit = (gallery_labels[index[i]] == label).double()
+        total = (hit * hit.cumsum(0) / torch.arange(1, 21)).sum()
+        by_r = query_metrics(*case, ks=(20,), all_rules=True)["AP@20 by R"][i]
+        assert float(by_r) == pytest.approx(float(total / (gallery_labels == label).sum()), abs=1e-6)
+
+
+def test_one_default_of_what_average_precision_divides_by():
+    for function in (retrieval_metrics, query_metrics):
+        assert inspect.signature(function).parameters["ap_norm"].default == "relevant"
+    assert switch_options(Switches())["ap_norm"] == "relevant"
+
+
+@pytest.mark.parametrize("common", [0.0, 100.0])
+def test_euclidean_ranks_agree_with_float64_however_much_features_have_in_common(common):
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = (common + 0.1 * torch.randn(n, 512, generator=generator) for n in (20, 2000))
+    scores, index = rank(query, gallery, "euclidean")
+    exact = -torch.cdist(query.double(), gallery.double()).square()
+    best, order = exact.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(index[:, :10], order[:, :10])
+    torch.testing.assert_close(exact.gather(1, index), best, atol=1e-4, rtol=0)  # only what is as far changes places
+    torch.testing.assert_close(scores.double(), best, atol=1e-4, rtol=0)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses what Apple's GPUs (mps) cannot compute."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        assert not (torch.is_tensor(out) and out.dtype == torch.float64), func
+        return out
+
+
+def test_metrics_need_no_float64():
+    with NoFloat64():
+        retrieval_metrics(*random_case(), similarity="euclidean", all_rules=True)
+
+
+@pytest.mark.parametrize("k", [0, -3, 1.5, True])
+def test_a_number_of_answers_below_one_is_refused(k):
+    query, _, gallery, _ = random_case()
+    with pytest.raises(UserError, match="k is .*1 or more"):
+        rank(query, gallery, k=k)
+
+
+def test_labels_and_features_that_are_no_numbers():
+    query, labels, gallery, _ = random_case()
+    with pytest.raises(UserError, match="gallery labels are whole numbers.*not text"):
+        retrieval_metrics(query, labels, gallery, ["cat"] * len(gallery))
+    with pytest.raises(UserError, match="query features are numbers"):
+        rank([[1.0, 2.0], [1.0]], gallery)
 
 
 def test_a_query_without_relevant_image_counts_zero():
@@ -261,10 +327,14 @@ def test_evaluate_is_the_metrics_of_the_split_s_rows(toy, toy_model):
         "seed",
         "queries",
         "gallery_size",
+        "switches",
         "mAP@200",
         "Prec@200",
         "mAP@all",
         "Prec@100",
+        "mAP@200 by hits",
+        "mAP@200 by min(k, R)",
+        "mAP@200 by R",
         "shots",
     ]
     row = table.iloc[0].to_dict()
@@ -298,7 +368,7 @@ def test_evaluate_follows_the_switches(toy, toy_model, monkeypatch):
     asked = []
 
     def noting(*features, **options):
-        asked.append(tuple(options.values()))
+        asked.append((options["similarity"], options["ap_norm"]))
         return retrieval_metrics(*features, **options)
 
     monkeypatch.setattr(evaluation, "retrieval_metrics", noting)
@@ -314,7 +384,7 @@ def test_released_polarity_inverts_sketches_only(toy, toy_model):
     for domain in ("sketch", "emoji"):
         rows = toy.rows([domain], ["gem"])
         for (before, *_), (after, *_) in zip(
-            Images(toy, rows, np.asarray), Images(toy, rows, np.asarray, inverted_domains(released))
+            Images(toy, rows, np.asarray), Images(toy, rows, np.asarray, inverted_domains(released)), strict=True
         ):
             assert np.array_equal(after, 255 - before if domain == "sketch" else before)
     split = make_split(toy, unseen_classes=["gem", "house"], val_classes=["ball"])

@@ -396,9 +396,7 @@ def test_a_folder_that_is_not_utf8_is_read_trained_and_searched(tmp_path, capsys
     assert "caf\\xe9" in data.classes and data.load(data.rows(["photo"], ["caf\\xe9"])[0]).size == (32, 32)
     data.table().to_csv(tmp_path / "table.csv")
     command = ["--data", str(root), "--unseen-domain", "none", "--artifacts", str(tmp_path / "out")]
-    cli.main(
-        ["train", *command, "--method", "heads", "--unseen-classes", 'caf\\xe9,"a, b"', "--set", "stage2.epochs=1"]
-    )
+    cli.main(["train", *command, "--method", "heads", "--unseen-classes", 'caf\\xe9,"a, b"', "--stage2.epochs", "1"])
     cli.main(["index", str(root), "--out", str(tmp_path / "my.photos")])
     picture = str(data.paths[0])
     capsys.readouterr()

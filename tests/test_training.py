@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
+from prosutils.checkpoints import load_checkpoint, save_checkpoint
 from prosutils.config import load_preset
 from prosutils.evaluation import embed
 from prosutils.files import UserError
 from prosutils.splits import make_split
-from prosutils.training import TrainingRun, build_model, load_checkpoint, save_checkpoint, set_rates, train
+from prosutils.training import TrainingRun, build_model, set_rates, train
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,9 @@ def config(**settings):
 
 
 def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first.tuned_state().values(), second.tuned_state().values()))
+    return all(
+        torch.equal(a, b) for a, b in zip(first.tuned_state().values(), second.tuned_state().values(), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_each_stage_changes_what_it_trains_only(clip, split, run):
     start, model = build_model("pros", clip, split, config()), run[0]
     dead = {"simulator.body.class_embedding", "simulator.body.proj"}
     names = set(start.tuned_state())
-    for (name, before), after in zip(start.named_parameters(), model.parameters()):
+    for (name, before), after in zip(start.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(before, after) == (name not in names or name in dead), name
 
 
@@ -206,7 +209,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(run, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(clip, split):
-    settings = config(stage1=dict(epochs=1, batch_size=9, lr=float("inf")))
+    settings = config(stage1=dict(epochs=1, batch_size=9, lr=1e30))
     with pytest.raises(UserError, match="lower the learning rates"):
         train(build_model("pros", clip, split, settings), split, progress=False)
 

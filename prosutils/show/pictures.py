@@ -5,6 +5,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -84,7 +85,7 @@ DOMAIN_COLOURS = {
 class NotebookFigure(Figure):
     """A Figure that a notebook shows as a cell's result, and that pyplot neither keeps nor shows again."""
 
-    def savefig(self, *args, **kwargs):
+    def savefig(self, *args: Any, **kwargs: Any):
         """`Figure.savefig`; characters that no font here can draw, which would become boxes, are written as escapes."""
         for text in self.findobj(Text):
             if (shown := drawable(text.get_text())) != text.get_text():

@@ -1,11 +1,11 @@
 """What notebooks, the README and the tutorial draw. Every function returns a Figure and shows nothing."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import seaborn
 import torch
 from matplotlib import patheffects
@@ -17,8 +17,9 @@ from PIL import Image
 
 from ..evaluation import embed_rows, switch_options
 from ..experiment import Experiment
-from ..files import UserError, written_whole
+from ..files import UserError, scratch_folder, written_whole
 from ..metrics import neighbour_purity, query_metrics, rank
+from ..tables import RESULTS, read_table
 from ..tuned import TunedCLIP
 from .diagrams import mask_matrix, split_map, token_sequence
 from .pictures import (
@@ -97,7 +98,7 @@ def similarity_matrix(
         xticklabels=False,
         yticklabels=False,
     )
-    for row, (best, image) in enumerate(zip(values.argmax(1).tolist(), row_images)):
+    for row, (best, image) in enumerate(zip(values.argmax(1).tolist(), row_images, strict=True)):
         ax.add_patch(Rectangle((best, row), 1, 1, fill=False, ec=INK, lw=1.2, zorder=5))
         x, y = left - 0.1 - 0.94 * unit, height - top - (row + 0.97) * unit
         place = figure.add_axes([x / width, y / height, 0.94 * unit / width, 0.94 * unit / height])
@@ -118,6 +119,8 @@ def umap_points(features: torch.Tensor, seed: int = 0, neighbours: int = 15):
         raise UserError(f"UMAP needs 5 features or more, not {len(features)}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # What numba compiles is kept beside its package or in HOME, and neither need be writable.
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(scratch_folder() / "numba"))
         import umap  # compiles for some seconds: only where it is wanted
 
         reducer = umap.UMAP(
@@ -272,7 +275,7 @@ def write_names(figure: Figure, ax: Axes, points: np.ndarray, names: Sequence[st
     """Names beside points, each at the first of eight places where it covers no point and no other name."""
     figure.draw_without_rendering()
     taken, dots = [], ax.transData.transform(points)
-    for point, name in zip(points, names):
+    for point, name in zip(points, names, strict=True):
         for dx, dy in ((5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4), (4, -4), (-4, -4)):
             text = ax.annotate(
                 short(name, 18),
@@ -300,7 +303,8 @@ def tutorial_figures(run: Experiment, models: Mapping[str, TunedCLIP], folder: s
     run: Experiment; models: {"zero-shot", "heads", "pros"}. ranks_<domain>.png, umap_<domain>.png,
     training.png, and results.png from the rows of this preset in the run's results.csv.
     """
-    results = pd.read_csv(run.artifacts / "results.csv")
+    results = read_table(run.artifacts / "results.csv", RESULTS)
+    results = results[results["switches"] == run.config.switches.differing()]
     figures = {
         f"ranks_{run.split.unseen_domain}": tutorial_ranks(run, models),
         f"umap_{run.split.unseen_domain}": tutorial_umap(run, models["pros"]),

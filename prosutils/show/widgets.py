@@ -9,6 +9,7 @@ import importlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import anywidget
 import ipywidgets
@@ -57,7 +58,7 @@ class WithPicture:
     def __repr__(self):
         return f"<{self.title}>"
 
-    def _repr_mimebundle_(self, **kwargs):
+    def _repr_mimebundle_(self, **kwargs: Any):
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         png, size = self.figure()._repr_png_()
