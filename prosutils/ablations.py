@@ -1,18 +1,25 @@
 """ProS with one of its parts taken away or replaced: what is each worth?"""
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from .pros import ProS
 from .tuned import register
 
+Kind = TypeVar("Kind", bound=torch.Tensor)  # a parameter stays one
+
 
 @register("pros-no-mask")
 class NoMask(ProS):
-    """Stage 2 without the reverse mask: while training the simulator sees an image's own units, as no test image can."""
+    """Stage 2 without the reverse mask: in training the simulator sees an image's own units, as no test image can."""
 
     label = "ProS, no mask"
 
-    def training_features(self, images, class_index, domain_index, stage):
+    def training_features(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int
+    ) -> torch.Tensor:
         if stage == 1:
             return self.encode_with_units(images, class_index, domain_index)
         return self.encode_image(images)
@@ -25,7 +32,9 @@ class RemovedUnits(ProS):
 
     label = "ProS, own units left out"
 
-    def training_features(self, images, class_index, domain_index, stage):
+    def training_features(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int
+    ) -> torch.Tensor:
         if stage == 1:
             return self.encode_with_units(images, class_index, domain_index)
         units = self.units.all(len(images))  # [B, M+S, W]
@@ -40,7 +49,7 @@ class OneKindOfUnit(ProS):
 
     kind = 0
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         groups = super().trainable(stage)
         if stage == 1:
             groups["prompts"] = [self.own_kind(self.units.domain, self.units.semantic), *self.context.parameters()]
@@ -49,14 +58,16 @@ class OneKindOfUnit(ProS):
             groups["simulator"] = [p for p in groups["simulator"] if p is not other]
         return groups
 
-    def own_kind(self, domain, semantic):
+    def own_kind(self, domain: Kind, semantic: Kind) -> Kind:
         return (domain, semantic)[self.kind]
 
-    def encode_with_units(self, images, class_index, domain_index):
+    def encode_with_units(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor
+    ) -> torch.Tensor:
         unit = self.own_kind(self.units.domain[domain_index], self.units.semantic[class_index])
         return self.clip.encode_tokens(self.clip.patches(images), unit[:, None], self.read_out, self.dropout_now())
 
-    def simulate(self, images, units=None):
+    def simulate(self, images: torch.Tensor, units: torch.Tensor | None = None) -> torch.Tensor:
         units = self.units.all(len(images)) if units is None else units
         split = len(self.domains)
         units = self.own_kind(units[:, :split], units[:, split:])
@@ -83,8 +94,10 @@ class NoUnits(ProS):
     label = "ProS, no units"
     stages = (2,)
 
-    def training_features(self, images, class_index, domain_index, stage):
+    def training_features(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int
+    ) -> torch.Tensor:
         return self.encode_image(images)
 
-    def simulate(self, images, units=None):
+    def simulate(self, images: torch.Tensor, units: torch.Tensor | None = None) -> torch.Tensor:
         return super().simulate(images, self.units.all(len(images))[:, :0])

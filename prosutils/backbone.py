@@ -5,8 +5,10 @@ Two backbones share every line below: mini-CLIP (shipped with this package, for 
 """
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -27,7 +29,9 @@ MINI_MEAN, MINI_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 class MiniTokenizer(SimpleTokenizer):
     """CLIP's byte-pair encoding, cut after its first merges so that the vocabulary has `vocab_size` entries."""
 
-    def __init__(self, vocab_size=MINI["vocab_size"], context_length=MINI["context_length"]):
+    bpe_ranks: dict[tuple[str, str], int]
+
+    def __init__(self, vocab_size: int = MINI["vocab_size"], context_length: int = MINI["context_length"]) -> None:
         super().__init__(context_length=context_length)
         merges = list(self.bpe_ranks)[: vocab_size - 2 * 256 - 2]
         letters = list(bytes_to_unicode().values())
@@ -42,13 +46,14 @@ class MiniTokenizer(SimpleTokenizer):
         self.all_special_ids = [self.sot_token_id, self.eot_token_id]
 
 
-def convolutional_stem(width, normalise=True):
+def convolutional_stem(width: int, normalise: bool = True) -> nn.Sequential:
     """Six 3 x 3 convolutions in the place of CLIP's patch convolution: [B, 3, 56, 56] -> [B, width, 7, 7].
 
     At this size a stem learns several times faster than a single 8 x 8 patch convolution. Batch norm
     (`normalise=True`) is for pre-training; `fold_batch_norm` removes it before the weights are shipped.
     """
-    layers, channels = [], 3
+    layers: list[nn.Module] = []
+    channels = 3
     for out, stride in ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1)):
         layers += [nn.Conv2d(channels, out, 3, stride, 1, bias=not normalise)]
         layers += [nn.BatchNorm2d(out)] if normalise else []
@@ -57,18 +62,19 @@ def convolutional_stem(width, normalise=True):
     return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
 
 
-def fold_batch_norm(stem):
+def fold_batch_norm(stem: nn.Sequential) -> nn.Sequential:
     """The same function as `stem` in evaluation mode, without batch norm."""
     modules, folded = list(stem), []
     for module, following in zip(modules, modules[1:] + [None], strict=True):
         if isinstance(following, nn.BatchNorm2d):
+            assert isinstance(module, nn.Conv2d)
             module = nn.utils.fusion.fuse_conv_bn_eval(module.eval(), following.eval())
         if not isinstance(module, nn.BatchNorm2d):
             folded.append(module)
     return nn.Sequential(*folded)
 
 
-def build_mini(normalise=False):
+def build_mini(normalise: bool = False) -> CLIP:
     """mini-CLIP with random weights: open_clip's CLIP, small, with a convolutional stem.
 
     `normalise=True` keeps batch norm in the stem (pre-training only).
@@ -99,7 +105,7 @@ def build_mini(normalise=False):
 class QuickGELU(nn.Module):
     """CLIP's activation x sigmoid(1.702 x), as open_clip's class of that name, in half as many passes over memory."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return ScaledSiLU.apply(x)
 
 
@@ -107,18 +113,20 @@ class ScaledSiLU(torch.autograd.Function):
     """silu(c x) / c with c = 1.702, of which only c x is kept for the way back: the derivative is silu'(c x)."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         scaled = 1.702 * x
         ctx.save_for_backward(scaled)
         return nn.functional.silu(scaled).div_(1.702)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return torch.ops.aten.silu_backward(gradient, *ctx.saved_tensors)
 
 
-def run_blocks(blocks, tokens, rows, attn_mask=None):
+def run_blocks(
+    blocks: Sequence[Any], tokens: torch.Tensor, rows: torch.Tensor, attn_mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Transformer blocks of which only some positions are read afterwards.
 
     tokens [B, T, W], rows: [R] (the same positions in every sample) or [B] (one position each).
@@ -139,9 +147,12 @@ def run_blocks(blocks, tokens, rows, attn_mask=None):
     return tokens + last.ls_2(last.mlp(last.ln_2(tokens)))
 
 
-def attend(attn, query, context, attn_mask=None):
-    """`attn(query, context, context)` for a few queries [B, R, W] on many tokens [B, T, W], without a key or value per
-    token: q . (K x) = (K^T q) . x, and a mean of values is the value of the mean.
+def attend(
+    attn: nn.MultiheadAttention, query: torch.Tensor, context: torch.Tensor, attn_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`attn(query, context, context)` for a few queries [B, R, W] on many tokens [B, T, W].
+
+    No key and no value is computed per token: q . (K x) = (K^T q) . x, and a mean of values is the value of the mean.
 
     attn: nn.MultiheadAttention, H heads of width d; attn_mask [B, R, T], 0 or -inf. Keys' biases add the same to all
     scores of a query, which softmax does not see.
@@ -158,7 +169,7 @@ def attend(attn, query, context, attn_mask=None):
     return attn.out_proj(torch.einsum("brhw,hdw->brhd", mean, w_v).flatten(2) + b_v)
 
 
-def tower_operations(sequences, tokens, width, layers, rows=None):
+def tower_operations(sequences: int, tokens: int, width: int, layers: int, rows: int | None = None) -> int:
     """Operations of a transformer's blocks, forward: of their matrices, 12 W^2 weights a block, multiply and add.
 
     sequences of T = `tokens` positions of width W; of the last block `rows` positions are read (None: all). The scores
@@ -175,7 +186,9 @@ class PromptableCLIP(nn.Module):
     pixels in [0, 1]), `width` (W, of the image tower), `text_width`, `dim` (D, of the joint space), `name`.
     """
 
-    def __init__(self, model, tokenizer, mean, std, name):
+    def __init__(
+        self, model: CLIP, tokenizer: SimpleTokenizer, mean: Sequence[float], std: Sequence[float], name: str
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.mean, self.std = tuple(mean), tuple(std)
@@ -189,12 +202,14 @@ class PromptableCLIP(nn.Module):
         self.width, self.dim = visual.proj.shape
         self.text_width = model.token_embedding.weight.shape[1]
 
-    def patches(self, images):
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] normalised pixels -> [B, N, W] patch embeddings with their positional embedding."""
         visual = self.model.visual
         return visual.conv1(images).flatten(2).transpose(1, 2) + visual.positional_embedding[1:]
 
-    def encode_tokens(self, patches, prompts=None, read_out=0, token_dropout=0.0):
+    def encode_tokens(
+        self, patches: torch.Tensor, prompts: torch.Tensor | None = None, read_out: int = 0, token_dropout: float = 0.0
+    ) -> torch.Tensor:
         """Image features [B, D] of `[cls + pos_0 ; prompts ; patches]`, read at position `read_out`.
 
         patches [B, N, W] from `patches`; prompts [B, P, W] or None, without positional embedding (released code).
@@ -209,11 +224,13 @@ class PromptableCLIP(nn.Module):
         out = run_blocks(visual.transformer.resblocks, visual.ln_pre(tokens), rows)[:, 0]  # [B, W]
         return visual.ln_post(out) @ visual.proj
 
-    def encode_image(self, images, prompts=None, read_out=0):
+    def encode_image(
+        self, images: torch.Tensor, prompts: torch.Tensor | None = None, read_out: int = 0
+    ) -> torch.Tensor:
         """[B, 3, H, W] normalised pixels (and prompts [B, P, W]) -> features [B, D], not L2-normalised."""
         return self.encode_tokens(self.patches(images), prompts, read_out)
 
-    def read_embeddings(self, embeddings, end):
+    def read_embeddings(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Token embeddings [C, L, Wt] -> [C, Wt], what the text projection reads; `end` [C] as below.
 
         Captions are causal: positions after a caption's end are left out, which changes nothing. Captions of about
@@ -228,11 +245,11 @@ class PromptableCLIP(nn.Module):
             out.append(run_blocks(model.transformer.resblocks, tokens, end[rows], mask)[:, 0])
         return model.ln_final(torch.cat(out)[order.argsort()])
 
-    def encode_embeddings(self, embeddings, end):
+    def encode_embeddings(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Text features [C, D] of token embeddings [C, L, Wt]; `end` [C] is the position of each end-of-text token."""
         return self.read_embeddings(embeddings, end) @ self.model.text_projection
 
-    def read_text(self, captions):
+    def read_text(self, captions: Sequence[str]) -> torch.Tensor:
         """Captions (a list of C strings) -> [C, Wt], what the text projection reads.
 
         Raises UserError for a caption that is longer than the text tower reads: the tokenizer would cut it silently.
@@ -248,12 +265,12 @@ class PromptableCLIP(nn.Module):
         tokens = tokens.to(self.model.token_embedding.weight.device)
         return self.read_embeddings(self.model.token_embedding(tokens), tokens.argmax(1))
 
-    def encode_text(self, captions):
+    def encode_text(self, captions: Sequence[str]) -> torch.Tensor:
         """Captions (a list of C strings) -> features [C, D], not L2-normalised."""
         return self.read_text(captions) @ self.model.text_projection
 
 
-def load_clip(name="mini", pretrained=None):
+def load_clip(name: str = "mini", pretrained: str | Path | None = None) -> PromptableCLIP:
     """A frozen backbone in evaluation mode.
 
     name: "mini" (shipped weights, or those of the file `pretrained`) or an open_clip model name such as
@@ -266,7 +283,7 @@ def load_clip(name="mini", pretrained=None):
     return clip.requires_grad_(False).eval()
 
 
-def _load_mini(path):
+def _load_mini(path: str | Path | None) -> PromptableCLIP:
     path = Path(path) if path else Path(str(resources.files("prosutils") / "data" / "miniclip.safetensors"))
     model = build_mini()
     try:
@@ -282,7 +299,7 @@ def _load_mini(path):
     return PromptableCLIP(model, MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")
 
 
-def _load_open_clip(name, pretrained):
+def _load_open_clip(name: str, pretrained: str | Path | None) -> PromptableCLIP:
     if name not in open_clip.list_models() or not _takes_prompts(name):
         fault = "Unusable" if name in open_clip.list_models() else "Unknown"
         family = sorted(x for x in open_clip.list_models() if re.match("ViT-[BL]-(16|32)", x) and _takes_prompts(x))
@@ -297,9 +314,7 @@ def _load_open_clip(name, pretrained):
         )
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
-    except (
-        Exception
-    ) as error:  # open_clip and the hub raise errors of many kinds; torch's may advise to run a file's code
+    except Exception as error:  # of many kinds; torch's may advise to run a file's code
         reason = "it is damaged, or holds more than tensors" if "weights_only" in str(error) else str(error)[:200]
         raise UserError(
             f"The weights {pretrained!r} of {name} could not be loaded ({reason}). They are "
@@ -309,7 +324,7 @@ def _load_open_clip(name, pretrained):
     return PromptableCLIP(model, open_clip.get_tokenizer(name), normalise.mean, normalise.std, name)
 
 
-def _takes_prompts(name):
+def _takes_prompts(name: str) -> bool:
     """Whether an open_clip model is a CLIP of the kind that `PromptableCLIP` reads: open_clip's own transformers, the
     image feature read from a class token."""
     config = open_clip.get_model_config(name)

@@ -18,7 +18,7 @@ class ZeroShot(TunedCLIP):
     label = "Zero-shot CLIP"
     stages = ()
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         return {}
 
 
@@ -29,16 +29,16 @@ class HeadsOnly(TunedCLIP):
 
     label = "Heads only"
 
-    def build_text(self):
+    def build_text(self) -> None:
         """The frozen tower reads "a photo of a {class}." once; only its projection is left to compute."""
         with torch.no_grad():
             hidden = self.clip.read_text([f"a photo of a {readable(name)}." for name in self.classes])
         self.register_buffer("text_hidden", hidden, persistent=False)  # [S, Wt]
 
-    def encode_classes(self):
+    def encode_classes(self) -> torch.Tensor:
         return self.text_hidden @ self.clip.model.text_projection
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         return {"heads": self.heads()}
 
 
@@ -49,7 +49,7 @@ class CoOp(TunedCLIP):
 
     label = "CoOp"
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         return {"prompts": list(self.context.parameters())}
 
 
@@ -59,7 +59,7 @@ class CoOpHeads(CoOp):
 
     label = "CoOp + heads"
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         return super().trainable(stage) | {"heads": self.heads()}
 
 
@@ -71,16 +71,16 @@ class VPT(TunedCLIP):
     label = "VPT + heads"
     prompts = 2
 
-    def build(self):
+    def build(self) -> None:
         self.visual_prompts = nn.Parameter(torch.randn(self.prompts, self.clip.width) * self.clip.width**-0.5)
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         return {
             "prompts": [self.visual_prompts, *self.context.parameters(), self.clip.model.visual.class_embedding],
             "heads": self.heads(),
         }
 
-    def encode_image(self, images):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         return self.clip.encode_image(images, self.visual_prompts.expand(len(images), -1, -1), self.read_out)
 
 
@@ -92,7 +92,7 @@ class StaticPrompts(VPT):
     label = "Static prompts"
     prompts = 8
 
-    def build_text(self):
+    def build_text(self) -> None:
         self.context = LearnedContext(self.clip, self.classes, tokens=1)
 
 
@@ -102,11 +102,11 @@ class VPTDeep(VPT):
 
     label = "VPT deep + heads"
 
-    def build(self):
+    def build(self) -> None:
         width, layers = self.clip.width, len(self.clip.model.visual.transformer.resblocks)
         self.visual_prompts = nn.Parameter(torch.randn(layers, self.prompts, width) * width**-0.5)
 
-    def encode_image(self, images):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         visual, first, last = self.clip.model.visual, 1, 1 + self.prompts
         class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(images), 1, -1)
         prompts = self.visual_prompts.unsqueeze(1).expand(-1, len(images), -1, -1)  # [layers, B, P, W]
@@ -125,12 +125,12 @@ class FullFineTuning(TunedCLIP):
 
     label = "Full fine-tuning"
 
-    def build_text(self):
+    def build_text(self) -> None:
         self.captions = [f"a photo of a {readable(name)}." for name in self.classes]
 
-    def encode_classes(self):
+    def encode_classes(self) -> torch.Tensor:
         return self.clip.encode_text(self.captions)
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         apart = {id(p) for p in (*self.heads(), self.clip.model.logit_scale)}
         return {"prompts": [p for p in self.clip.model.parameters() if id(p) not in apart], "heads": self.heads()}

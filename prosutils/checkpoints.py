@@ -3,13 +3,16 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from .backbone import load_clip
+from .backbone import PromptableCLIP, load_clip
 from .config import PRESETS, Config, Stage, Switches, setting_names
 from .files import UserError, written_whole
 from .methods import METHODS, find_method, registered_key
+from .tuned import TunedCLIP
 
 #: The layout of checkpoint files; 1 had no version, no gallery domain, and no validation and unseen classes.
 VERSION = 2
@@ -31,7 +34,7 @@ NOT_TRAINED_BY |= {f"switches.{name}" for name in ("similarity", "average_precis
 NOT_IN_STAGE1 = ("simulator_layers", "simulator_reads", "prompt_tokens", "switches.selection", "unseen_classes")
 
 
-def identity(model, config=None):
+def identity(model: TunedCLIP, config: Config | None = None):
     """What a checkpoint says about its model: method, classes, domains, all that makes the split again
     (`Split.training`) and every setting (those of `config` where it is given)."""
     return dict(
@@ -42,7 +45,7 @@ def identity(model, config=None):
     ) | (model.trained_on or {})
 
 
-def what_trains(about):
+def what_trains(about: dict):
     """The part of an `identity` that its parameters depend on, {dotted name: value}: equal for runs that train
     alike."""
     settings = {name: value for name, value in flat(about["config"]).items() if name not in NOT_TRAINED_BY}
@@ -53,15 +56,15 @@ def what_trains(about):
     return {name: about.get(name) for name in ("method", "classes", "domains", "training_pictures")} | settings
 
 
-def flat(values, prefix=""):
+def flat(values: dict, prefix: str = ""):
     """{"stage1": {"epochs": 3}} -> {"stage1.epochs": 3}."""
-    found = {}
+    found: dict[str, object] = {}
     for name, value in values.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
 
 
-def stage1_key(model):
+def stage1_key(model: TunedCLIP):
     """A name for all that stage 1 depends on: runs with the same key train it alike."""
     about = {
         name: value
@@ -71,7 +74,7 @@ def stage1_key(model):
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save_checkpoint(model, path, training=None):
+def save_checkpoint(model: TunedCLIP, path: str | Path, training: dict | None = None) -> None:
     """Write what the model tunes (not the backbone, which has its own file) and, while training, the run's state.
 
     An interruption leaves the old file or the new one.
@@ -84,7 +87,7 @@ def save_checkpoint(model, path, training=None):
             raise OSError(5, str(error)[:200]) from error
 
 
-def other_version(path, what):
+def other_version(path: str | Path, what: object):
     """The message for a file whose content this version does not know."""
     return (
         f"{path} was made by another version of prosutils: {what}. Train the model anew with this version "
@@ -92,7 +95,7 @@ def other_version(path, what):
     )
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str | Path):
     """The checked dict of a checkpoint file. Only tensors and plain values are read, never code.
 
     Keys: identity (see `identity`), state ({name: tensor}) and training (the run's state, or None). Raises UserError
@@ -122,12 +125,12 @@ def read_checkpoint(path):
     return stored
 
 
-def is_mapping(value, kind):
+def is_mapping(value: object, kind: type):
     """Whether `value` is a dict of text to `kind`."""
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
 
 
-def checked_identity(about, path):
+def checked_identity(about: object, path: str | Path):
     """The `identity` of a file, complete. Raises UserError where this version does not know its method or settings."""
     if not isinstance(about, dict):
         raise UserError(other_version(path, "it does not name its model"))
@@ -137,15 +140,15 @@ def checked_identity(about, path):
     if about["method"] not in METHODS:
         raise UserError(
             f"{path} holds the method {about['method']!r}, which is unknown here: it was made by another version of "
-            f"prosutils, or is a method of your own, and the file that registers it has to be imported first "
-            f"(command line: --import FILE). "
+            "prosutils, or is a method of your own, and the file that registers it has to be imported first (command "
+            "line: --import FILE). "
             f"Known: {', '.join(METHODS)}."
         )
     config = config_from_dict(about["config"], path)
     return about | dict(config=dataclasses.asdict(config))
 
 
-def load_tuned(model, state, path, stages=None):
+def load_tuned(model: TunedCLIP, state: dict[str, torch.Tensor], path: str | Path, stages: Sequence[int] | None = None):
     """Put `state` {name: tensor} into a model: exactly the tensors of `tuned_state(stages)`, no more and no fewer.
 
     Raises UserError, naming tensors that are missing, too many or of another shape.
@@ -173,7 +176,7 @@ def load_tuned(model, state, path, stages=None):
     model.load_state_dict(state, strict=False)
 
 
-def load_checkpoint(path, clip=None):
+def load_checkpoint(path: str | Path, clip: PromptableCLIP | None = None) -> TunedCLIP:
     """A model ready for `embed`, from a file of `save_checkpoint` or of `train`.
 
     clip: the backbone, loaded as the checkpoint's configuration says where it is not given. Of a run's file the best
@@ -190,13 +193,13 @@ def load_checkpoint(path, clip=None):
     return model.requires_grad_(False).eval()
 
 
-def trained_on(about):
+def trained_on(about: dict):
     """What `Split.training` gave, of an `identity`; None for what a file of version 1 does not hold."""
     names = ("training_pictures", "gallery_domain", "val_classes", "unseen_classes")
     return {name: about.get(name) for name in names}
 
 
-def config_from_dict(values, path):
+def config_from_dict(values: dict, path: str | Path):
     """The Config that `dataclasses.asdict` took apart.
 
     Raises UserError where its settings are not those of this version.
@@ -218,7 +221,7 @@ def config_from_dict(values, path):
     return Config(**{name: value for name, value in found.items() if "." not in name} | groups)
 
 
-def differences(found, wanted):
+def differences(found: dict, wanted: dict):
     """{name: (there, here)} of two {name: value} that differ."""
     return {
         name: (found.get(name), wanted.get(name))
@@ -227,7 +230,7 @@ def differences(found, wanted):
     }
 
 
-def refuse_other_run(found, wanted, path):
+def refuse_other_run(found: dict, wanted: dict, path: str | Path):
     """UserError naming each setting in which a checkpoint differs from the run that should go on from it.
 
     found, wanted: two `identity`; what does not change the trained parameters may differ.

@@ -7,7 +7,7 @@ preset's values.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -183,15 +183,14 @@ def evaluate(
     from .names import parse_names
 
     import_methods(imports)
+    asked = {} if unseen_domain is None else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain)
     run = Experiment.from_checkpoint(
         checkpoint,
         place.data,
         place.artifacts,
         place.device,
         place.on_error,
-        settings={}
-        if unseen_domain is None
-        else dict(unseen_domain=None if unseen_domain == "none" else unseen_domain),
+        settings=asked,
         unseen_classes=parse_names(place.unseen_classes or None),
     )
     report(run, pd.concat([run.evaluate(run.fit("zero-shot")[0]), run.evaluate(run.load(checkpoint))]))
@@ -282,7 +281,7 @@ def search(
 
     check_k(k)
     model = searching_model(checkpoint, preset, imports)
-    query = query_feature(model, image or words)
+    query = query_feature(model, image or words or "")
     if index:
         answers = ImageIndex.load(index, model, root).answers(query, k)
     else:
@@ -334,7 +333,7 @@ def ablate(
         cases,
         imports,
     )
-    shown = {name: GRIDS[name] for name in grids if name in GRIDS}
+    shown: dict[str, Collection[str]] = {name: GRIDS[name] for name in grids if name in GRIDS}
     methods = [name for name in grids if name not in GRIDS]
     if methods:
         shown[", ".join(methods)] = {case for name in methods for case in find_grid(name)}

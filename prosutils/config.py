@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .files import UserError
 
@@ -14,7 +14,7 @@ Choice = Literal["paper", "released"]
 def set_whole(owner: object, name: str, least: int = 0, most: float = math.inf) -> None:
     """Makes a setting of a frozen dataclass a plain int. UserError, naming it, where it is no whole number in range."""
     value = getattr(owner, name)
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= value <= most:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= int(value) <= most:
         limit = f"{least} or more" if most == math.inf else f"from {least} to {most}"
         raise UserError(f"{name} is {value!r}; it takes a whole number, {limit}.")
     object.__setattr__(owner, name, int(value))
@@ -159,7 +159,7 @@ class Config:
 
 PAPER_STAGE1 = Stage(epochs=1, batch_size=400, lr=1e-4, lr_heads=1e-4)
 PAPER_STAGE2 = Stage(epochs=10, batch_size=50, lr=1e-4, lr_simulator=1e-4, lr_heads=1e-4, decay_epochs=20)
-REAL_CLIP = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
+REAL_CLIP: dict[str, Any] = dict(backbone="ViT-B-32-quickgelu", pretrained="openai")
 PUBLISHED = REAL_CLIP | dict(training_classes="train+val", workers=8, stage1=PAPER_STAGE1, stage2=PAPER_STAGE2)
 
 MINI = Config(
@@ -225,7 +225,7 @@ PRESETS = {
 }
 
 
-def load_preset(name, **overrides):
+def load_preset(name: str, **overrides: Any) -> Config:
     """The preset `name` with fields replaced: load_preset("mini", seed=1, stage2=dict(epochs=3)).
 
     A dict replaces fields of a nested part. Raises UserError for an unknown preset or field, listing the known ones.
@@ -235,7 +235,7 @@ def load_preset(name, **overrides):
     return override(PRESETS[name], overrides)
 
 
-def override(config, overrides, within=""):
+def override(config: Any, overrides: dict, within: str = ""):
     """A copy of a (nested) frozen dataclass with some fields replaced. within: "stage2." where it is a part of another.
 
     Raises UserError for an unknown field, listing the known ones, and for a value that a field does not take.
@@ -259,7 +259,7 @@ def is_group(value: object) -> bool:
     return dataclasses.is_dataclass(value)
 
 
-def changes(config: object, default: object) -> dict:
+def changes(config: Any, default: Any) -> dict:
     """The overrides that make `config` of `default`, both of one (nested) dataclass: what `override` undoes."""
     changed = {}
     for item in fields(config):
@@ -269,7 +269,7 @@ def changes(config: object, default: object) -> dict:
     return changed
 
 
-def setting_names(config, prefix=""):
+def setting_names(config: Any, prefix: str = ""):
     """Dotted names of all settings of a (nested) config."""
     for item in fields(config):
         value = getattr(config, item.name)

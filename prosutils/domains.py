@@ -9,6 +9,7 @@ loader = DataLoader(images, batch_sampler=batches)              # image, class_i
 
 import itertools
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from . import pictonet
+from .config import Switches
 from .files import UserError
 from .image_files import IMAGE_SUFFIXES, find_fault, list_files, load_image, middle
 from .names import readable
@@ -41,7 +43,14 @@ class ImageDomains:
     skipped: list[tuple[Path, str]]  # files left out, and why
 
     @classmethod
-    def from_folder(cls, root, on_error="skip", class_name=str, domains=None, decode=False):
+    def from_folder(
+        cls,
+        root: str | Path,
+        on_error: str = "skip",
+        class_name: Callable[[str], str] = str,
+        domains: Sequence[str] | None = None,
+        decode: bool = False,
+    ):
         """Lists the images in `root/domain/class/`. A class may have no image in some domains.
 
         on_error: "skip" leaves out files that are not whole images, with a warning, and lists them in
@@ -86,28 +95,28 @@ class ImageDomains:
             skipped,
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def load(self, row):
+    def load(self, row: int):
         """Image of a row as PIL RGB; see `load_image`."""
         return load_image(self.paths[row])
 
-    def rows(self, domains, classes):
+    def rows(self, domains: Sequence[str], classes: Sequence[str]):
         """Row numbers [m] of the images of these domains and classes (names), ascending."""
         in_domains = torch.isin(self.domain_index, torch.tensor([self.domains.index(x) for x in domains]))
         in_classes = torch.isin(self.class_index, torch.tensor([self.classes.index(x) for x in classes]))
         return torch.nonzero(in_domains & in_classes).squeeze(1)
 
-    def class_names(self, rows):
+    def class_names(self, rows: torch.Tensor):
         """Names of the classes that occur in some rows, sorted."""
         return [self.classes[i] for i in self.class_index[rows].unique()]
 
-    def domain_names(self, rows):
+    def domain_names(self, rows: torch.Tensor):
         """Names of the domains that occur in some rows, sorted."""
         return [self.domains[i] for i in self.domain_index[rows].unique()]
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """DataFrame with one row per image: domain, class, path (relative to `root`)."""
         return pd.DataFrame(
             {
@@ -117,7 +126,7 @@ class ImageDomains:
             }
         )
 
-    def counts(self):
+    def counts(self) -> pd.DataFrame:
         """DataFrame class x domain with the number of images."""
         table = self.table()
         return pd.crosstab(table["class"], table["domain"])
@@ -140,7 +149,7 @@ def _numbered(names: list[str]) -> tuple[tuple[str, ...], torch.Tensor]:
     return known, torch.tensor([number[name] for name in names], dtype=torch.long)
 
 
-def usual_gallery(data, domains):
+def usual_gallery(data: ImageDomains, domains: Sequence[str]) -> str:
     """The domain that is ranked where none is named: the first of GALLERY_DOMAINS there is, else the largest."""
     known = [name for name in GALLERY_DOMAINS if name in domains]
     by_size = sorted(domains, key=lambda name: -len(data.rows([name], data.classes)))
@@ -153,13 +162,15 @@ class Images(Dataset):
     Pictures of the domains `inverted` have their colours inverted first (see `inverted_domains`).
     """
 
-    def __init__(self, data, rows, transform, inverted=()):
+    def __init__(
+        self, data: ImageDomains, rows: torch.Tensor, transform: Callable, inverted: Sequence[str] = ()
+    ) -> None:
         self.data, self.rows, self.transform, self.inverted = data, rows, transform, frozenset(inverted)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int):
         row = int(self.rows[i])
         domain, image = int(self.data.domain_index[row]), self.data.load(row)
         if self.data.domains[domain] in self.inverted:
@@ -167,13 +178,13 @@ class Images(Dataset):
         return self.transform(image), int(self.data.class_index[row]), domain
 
 
-def inverted_domains(switches):
+def inverted_domains(switches: Switches):
     """Domains whose pictures are colour-inverted: none (paper), or "sketch" and "quickdraw" by name (released
     code: dataloaders.py), so that TU-Berlin's "sketches" stay as they are."""
     return ("sketch", "quickdraw") if switches.polarity == "released" else ()
 
 
-def train_transform(size, mean, std):
+def train_transform(size: int, mean: Sequence[float], std: Sequence[float]):
     """PIL RGB -> [3, size, size], augmented by crop, flip and colour [released code: trainer.py].
 
     torchvision draws from torch's global generator: `torch.manual_seed` makes a run repeatable.
@@ -188,7 +199,7 @@ def train_transform(size, mean, std):
     )
 
 
-def eval_transform(size, mean, std):
+def eval_transform(size: int, mean: Sequence[float], std: Sequence[float]):
     """PIL RGB -> [3, size, size] as CLIP does: shorter side to `size` (bicubic), centre crop."""
     return v2.Compose(
         [
@@ -200,7 +211,7 @@ def eval_transform(size, mean, std):
     )
 
 
-def _normalised_tensor(mean, std):
+def _normalised_tensor(mean: Sequence[float], std: Sequence[float]):
     return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
 
 
@@ -218,7 +229,14 @@ class BalancedSampler(Sampler):
     Raises UserError when `batch_size` cannot be shared equally by the domains, or a domain's share by the classes.
     """
 
-    def __init__(self, data, rows, batch_size, generator, classes_per_batch=0):
+    def __init__(
+        self,
+        data: ImageDomains,
+        rows: torch.Tensor,
+        batch_size: int,
+        generator: torch.Generator,
+        classes_per_batch: int = 0,
+    ) -> None:
         domain_index = data.domain_index[rows]
         self.pools = [torch.nonzero(domain_index == i).squeeze(1) for i in domain_index.unique()]
         self.generator = generator
@@ -245,7 +263,7 @@ class BalancedSampler(Sampler):
                 f"domains share {len(self.common)} classes."
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return max(1, min(len(pool) for pool in self.pools) // self.per_domain)
 
     def __iter__(self):
@@ -272,6 +290,6 @@ class BalancedSampler(Sampler):
                 for position in itertools.islice(streams[i, name], self.per_domain // self.classes_per_batch)
             ]
 
-    def _endless_shuffles(self, pool):
+    def _endless_shuffles(self, pool: torch.Tensor):
         while True:
             yield from pool[torch.randperm(len(pool), generator=self.generator)].tolist()

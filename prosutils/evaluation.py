@@ -4,6 +4,7 @@ import multiprocessing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -29,7 +30,7 @@ class Pictures(Dataset):
 
     def __init__(
         self, pictures: Sequence[Image.Image | str | Path], transform: Callable, blank: torch.Tensor | None = None
-    ):
+    ) -> None:
         self.pictures, self.transform, self.blank = pictures, transform, blank
 
     def __len__(self) -> int:
@@ -50,7 +51,7 @@ class Pictures(Dataset):
 FEW_IMAGES = {"fork": 256, "spawn": 2000, "forkserver": 2000}
 
 
-def loader(dataset: Dataset, workers: int, **options) -> DataLoader:
+def loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
     """A DataLoader whose `workers` processes live on from epoch to epoch; none for a set that is read sooner.
 
     It leaves torch's own random generator alone, so that the number of processes changes no result.
@@ -142,7 +143,7 @@ def model_transform(model: nn.Module) -> v2.Compose:
     return eval_transform(clip.image_size, clip.mean, clip.std)
 
 
-def switch_options(switches):
+def switch_options(switches: Switches) -> dict[str, str]:
     """`Switches` as options of `retrieval_metrics`: {"similarity", "ap_norm"}."""
     return dict(
         similarity="cosine" if switches.similarity == "paper" else "euclidean",
@@ -150,12 +151,20 @@ def switch_options(switches):
     )
 
 
-def evaluate(model, split, switches=None, extra=None, progress=False):
+def evaluate(
+    model: nn.Module, split: Split, switches: Switches | None = None, extra: dict | None = None, progress: bool = False
+) -> pd.DataFrame:
     """Metrics of a model on a split: DataFrame of one row; see `evaluate_all`."""
     return evaluate_all(model, [split], switches, extra, progress)
 
 
-def evaluate_all(model, splits, switches=None, extra=None, progress=False):
+def evaluate_all(
+    model: nn.Module,
+    splits: Sequence[Split],
+    switches: Switches | None = None,
+    extra: dict | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
     """Metrics of a model on splits of the same folder, one row each; every image is embedded once.
 
     Columns: method, protocol, unseen_domain ("none" where no domain is held out), gallery, seed, queries, gallery_size,

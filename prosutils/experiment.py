@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 
 from . import pictonet
-from .backbone import load_clip
+from .backbone import PromptableCLIP, load_clip
 from .checkpoints import (
     config_from_dict,
     differences,
@@ -22,7 +23,7 @@ from .checkpoints import (
     save_checkpoint,
     what_trains,
 )
-from .config import override
+from .config import Config, override
 from .domains import ImageDomains
 from .evaluation import evaluate_all, other_training
 from .files import UserError, only_one, refuse_unwritable
@@ -30,6 +31,7 @@ from .published import Benchmark, load_benchmark
 from .splits import protocol_splits
 from .tables import RESULTS, add_rows, write_table
 from .training import build_model, train
+from .tuned import TunedCLIP
 
 #: Settings that a checkpoint may be measured with though it was trained with others.
 FREE_TO_MEASURE = {"preset", "workers", "switches.similarity", "switches.average_precision"}
@@ -39,10 +41,10 @@ FREE_TO_MEASURE = {"preset", "workers", "switches.similarity", "switches.average
 class Experiment:
     """A configuration, its images and its splits; `fit` gives a model of any method, trained once and kept."""
 
-    config: object
+    config: Config
     data: ImageDomains
     splits: list  # the measurements: UCDR unseen and mixed gallery, UcCDR, UdCDR; or UcCDR alone
-    clip: object
+    clip: PromptableCLIP
     artifacts: Path
     device: torch.device
     benchmark: Benchmark | None = None  # whose published sizes the splits have
@@ -52,7 +54,7 @@ class Experiment:
         """The split that training and the first measurement use: UCDR, unseen gallery, where a domain is held out."""
         return self.splits[0]
 
-    def folder(self, method):
+    def folder(self, method: str):
         """Where a method's run is kept."""
         name = f"{self.config.preset}-{method}-{self.split.unseen_domain or 'none'}-seed{self.config.seed}"
         return self.artifacts / "runs" / name
@@ -60,14 +62,14 @@ class Experiment:
     @classmethod
     def from_checkpoint(
         cls,
-        path,
-        data=None,
-        artifacts="artifacts",
-        device=None,
-        on_error="skip",
-        progress=True,
-        settings=None,
-        unseen_classes=None,
+        path: str | Path,
+        data: str | Path | None = None,
+        artifacts: str | Path = "artifacts",
+        device: str | None = None,
+        on_error: str = "skip",
+        progress: bool = True,
+        settings: dict | None = None,
+        unseen_classes: Sequence[str] | None = None,
     ):
         """The experiment that a checkpoint was trained in: its settings, seed, held-out domain and classes.
 
@@ -83,12 +85,12 @@ class Experiment:
         refuse_contradiction(about, settings or {}, unseen_classes, path)
         config = override(config_from_dict(about["config"], path), settings or {})
         images, benchmark = open_images(config, data, on_error, progress)
-        device = find_device(device)
+        found = find_device(device)
         splits = splits_of_checkpoint(about, config, images, benchmark, unseen_classes, path)
-        clip = load_clip(config.backbone, config.pretrained).to(device)
-        return cls(config, images, splits, clip, Path(artifacts), device, benchmark)
+        clip = load_clip(config.backbone, config.pretrained).to(found)
+        return cls(config, images, splits, clip, Path(artifacts), found, benchmark)
 
-    def load(self, path):
+    def load(self, path: str | Path):
         """The model of a checkpoint that was trained in this experiment. Raises UserError for another one."""
         model = load_checkpoint(path, self.clip).to(self.device)
         self.refuse_other_training(model)
@@ -96,7 +98,14 @@ class Experiment:
             model.config = self.config  # what only names, carries out or measures is this experiment's
         return model
 
-    def fit(self, method="pros", resume=False, progress=True, shared=None, shipped=False):
+    def fit(
+        self,
+        method: str = "pros",
+        resume: bool = False,
+        progress: bool = True,
+        shared: str | Path | None = None,
+        shipped: bool = False,
+    ) -> tuple[TunedCLIP, pd.DataFrame]:
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
         history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: where the same run comes with the
@@ -121,14 +130,14 @@ class Experiment:
             save_checkpoint(model, finished)
         return model, table
 
-    def same_folder(self, method, model):
+    def same_folder(self, method: str, model: TunedCLIP):
         """The folder of a method's run, or one of the same run under another preset's name."""
         own = self.folder(method)
         others = own.parent.glob(f"*{glob.escape(own.name.removeprefix(self.config.preset))}")
         holds = [folder for folder in sorted(others) if any(same_run(folder / name, model) for name in RUN_FILES)]
         return own if own in holds or not holds else holds[0]
 
-    def evaluate(self, model, progress=False):
+    def evaluate(self, model: TunedCLIP, progress: bool = False) -> pd.DataFrame:
         """The measurements of a model, one row each, with the seed and training classes of its training.
 
         Raises UserError where the model was trained on other pictures than this experiment's: it might be measured on
@@ -138,7 +147,7 @@ class Experiment:
         extra = {"seed": model.config.seed, "training_classes": model.config.training_classes}
         return evaluate_all(model, self.splits, extra=extra, progress=progress)
 
-    def refuse_other_training(self, model):
+    def refuse_other_training(self, model: TunedCLIP):
         """UserError where a model was trained on other pictures than those of this experiment's splits."""
         if differing := other_training(model, self.split):
             raise UserError(
@@ -151,18 +160,18 @@ class Experiment:
 RUN_FILES = ("model.pt", "checkpoint.pt")
 
 
-def shipped_path(name):
+def shipped_path(name: str):
     """Path of a trained model that comes with the package, by the name of its run's folder; it need not exist."""
     return Path(str(resources.files("prosutils") / "data" / "trained" / f"{name}.pt"))
 
 
-def shipped_model(method, model):
+def shipped_model(method: str, model: TunedCLIP):
     """Path of the trained model of the same run that comes with the package; None where there is none."""
     files = sorted(shipped_path("any").parent.glob(f"*-{method}-*.pt"))
     return next((path for path in files if same_run(path, model)), None)
 
 
-def same_run(path, model):
+def same_run(path: str | Path, model: TunedCLIP):
     """Whether a checkpoint has the method, classes, domains, training pictures and settings that train this model."""
     try:
         refuse_other_run(read_checkpoint(path)["identity"], identity(model), path)
@@ -171,7 +180,7 @@ def same_run(path, model):
     return True
 
 
-def find_device(name=None):
+def find_device(name: str | None = None):
     """The torch.device of that name; without a name a GPU (cuda, or Apple's mps) where there is one, else the CPU.
 
     Raises UserError for a name that is none, and for a device that this machine lacks.
@@ -192,22 +201,34 @@ def find_device(name=None):
 
 
 def prepare(
-    config, folder=None, unseen_classes=None, artifacts="artifacts", device=None, on_error="skip", progress=True
-):
+    config: Config,
+    folder: str | Path | None = None,
+    unseen_classes: Sequence[str] | None = None,
+    artifacts: str | Path = "artifacts",
+    device: str | None = None,
+    on_error: str = "skip",
+    progress: bool = True,
+) -> Experiment:
     """An Experiment: images laid out or read, splits made, backbone loaded.
 
     folder: a `domain/class/image` folder; None lays out PictoNet at the size the preset wants. device: "cuda", "mps",
     "cpu" or None for what there is. Raises UserError for data, domains, classes or a device that do not fit.
     """
-    device = find_device(device)
+    found = find_device(device)
     data, benchmark = open_images(config, folder, on_error, progress, unseen_classes)
     splits = benchmark_splits(config, data, benchmark) if benchmark else drawn_splits(config, data, unseen_classes)
     config = fit_batches(config, len(splits[0].train_domains))
-    clip = load_clip(config.backbone, config.pretrained).to(device)
-    return Experiment(config, data, splits, clip, Path(artifacts), device, benchmark)
+    clip = load_clip(config.backbone, config.pretrained).to(found)
+    return Experiment(config, data, splits, clip, Path(artifacts), found, benchmark)
 
 
-def open_images(config, folder, on_error, progress, unseen_classes=None):
+def open_images(
+    config: Config,
+    folder: str | Path | None,
+    on_error: str,
+    progress: bool,
+    unseen_classes: Sequence[str] | None = None,
+):
     """(ImageDomains, Benchmark or None) of a configuration: of a folder, or PictoNet laid out."""
     if folder is None and config.dataset != "pictonet":
         raise UserError(f"The preset {config.preset} needs --data, a folder laid out as domain/class/image.")
@@ -224,7 +245,7 @@ def open_images(config, folder, on_error, progress, unseen_classes=None):
     return data, benchmark
 
 
-def refuse_contradiction(about, settings, unseen_classes, path):
+def refuse_contradiction(about: dict, settings: dict, unseen_classes: Sequence[str] | None, path: str | Path):
     """UserError where settings or unseen classes that are asked for are not those of a checkpoint, naming both."""
     there = config_from_dict(about["config"], path)
     here = fit_batches(override(there, settings), len(about["domains"]))
@@ -247,7 +268,14 @@ def refuse_contradiction(about, settings, unseen_classes, path):
         )
 
 
-def splits_of_checkpoint(about, config, data, benchmark, unseen_classes, path):
+def splits_of_checkpoint(
+    about: dict,
+    config: Config,
+    data: ImageDomains,
+    benchmark: Benchmark | None,
+    unseen_classes: Sequence[str] | None,
+    path: str | Path,
+):
     """The splits that a checkpoint was trained and is measured on, made again on a folder.
 
     unseen_classes: for a file of an earlier version, which does not hold them. Raises UserError where the folder gives
@@ -290,23 +318,23 @@ def splits_of_checkpoint(about, config, data, benchmark, unseen_classes, path):
     return splits
 
 
-def pictonet_folder(config):
+def pictonet_folder(config: Config):
     """Where PictoNet lies as a configuration wants it: its tier, strength and size in pixels."""
     return pictonet.default_folder(config.pixels, config.tier, config.strength)
 
 
-def lay_out_pictonet(config, progress=True):
+def lay_out_pictonet(config: Config, progress: bool = True):
     """Draw PictoNet as a configuration wants it, where that is not done yet; returns the folder."""
     folder, tier, strength = pictonet_folder(config), config.tier, config.strength
     return pictonet.lay_out(folder, config.pixels, progress, tier=tier, strength=strength)
 
 
-def benchmark_splits(config, data, benchmark):
+def benchmark_splits(config: Config, data: ImageDomains, benchmark: Benchmark):
     """The splits of a published benchmark, as a configuration wants them."""
     return benchmark.splits(data, config.unseen_domain, config.training_classes, config.split_seed, config.switches)
 
 
-def drawn_splits(config, data, unseen_classes=None):
+def drawn_splits(config: Config, data: ImageDomains, unseen_classes: Sequence[str] | None = None):
     """The splits of PictoNet or of any folder: classes that are not given are drawn."""
     gallery = config.gallery_domain if config.gallery_domain in data.domains else None
     return protocol_splits(
@@ -320,7 +348,7 @@ def drawn_splits(config, data, unseen_classes=None):
     )
 
 
-def fit_batches(config, domains):
+def fit_batches(config: Config, domains: int):
     """The configuration with batch sizes rounded to a multiple of the number of training domains."""
 
     def rounded(stage):
@@ -329,7 +357,7 @@ def fit_batches(config, domains):
     return dataclasses.replace(config, stage1=rounded(config.stage1), stage2=rounded(config.stage2))
 
 
-def add_results(table, path):
+def add_results(table: pd.DataFrame, path: str | Path):
     """Rows of `table` into the results at `path`, replacing older rows of the same case; returns all rows.
 
     See `tables.add_rows`; the columns are `tables.RESULTS`.
@@ -337,7 +365,15 @@ def add_results(table, path):
     return add_rows(table, path, RESULTS)
 
 
-def by_held_out_domain(results, preset, method, protocol, gallery, metric="mAP@200", switches=""):
+def by_held_out_domain(
+    results: pd.DataFrame,
+    preset: str,
+    method: str,
+    protocol: str,
+    gallery: str,
+    metric: str = "mAP@200",
+    switches: str = "",
+):
     """A benchmark's rows of `add_results` as papers count them: the mean over seeds of each held-out domain, a Series.
 
     Only runs on all classes that are not tested (training_classes="train+val"): the others choose the number of epochs.

@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import shutil
 import tempfile
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
 from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
+from .splits import Split
 from .tables import GRID, add_rows, read_table
 
 #: What one row of the table measured; a case is done when its rows are there. Beside them are the preset, the settings
@@ -115,14 +117,27 @@ FOLLOWER = (
 GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES, "follower": FOLLOWER}
 
 
-def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=None, data=None, cases=None, imports=()):
+def run_grid(
+    names: Sequence[str],
+    preset: str,
+    domains: Sequence[str],
+    seeds: Sequence[int],
+    table: str | Path,
+    artifacts: str | Path,
+    jobs: int = 1,
+    settings: dict | None = None,
+    data: str | Path | None = None,
+    cases: Sequence[str] | None = None,
+    imports: Sequence[str | Path] = (),
+) -> pd.DataFrame:
     """Measure every case of the grids `names` (or those named in `cases`) that `table` lacks; returns the rows that it
     holds of these cases, with all held-out domains and seeds.
 
     names: of grids, or keys of methods, each a row; preset: its name; domains: held-out domains, None (or "none") where
     no domain is held out; settings: {name: value} for all cases (`load_preset`); data: a folder, None for PictoNet;
-    imports: files that register methods (`import_methods`); jobs: runs at a time, each with its share of the cores. Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted
-    grid goes on where it stopped. Trained models are not kept; a first stage that several cases share is trained once,
+    imports: files that register methods (`import_methods`); jobs: runs at a time, each with its share of the cores.
+    Rows are added to `table` (a CSV file, `tables.GRID`) as soon as they are measured, so that an interrupted grid
+    goes on where it stopped. Trained models are not kept; a first stage that several cases share is trained once,
     in a folder of this grid's own, so that two grids may run side by side.
     Raises UserError for unknown names, values that no setting takes, and a table that is of another kind.
     """
@@ -143,7 +158,7 @@ def run_grid(names, preset, domains, seeds, table, artifacts, jobs=1, settings=N
     return rows[[pair in asked for pair in zip(rows.case, rows.switches, strict=True)]].reset_index(drop=True)
 
 
-def about_grid(preset, settings, data):
+def about_grid(preset: str, settings: dict, data: str | Path | None):
     """What all rows of a grid share, as its table names it: preset, settings, data."""
     before, after = (flat(dataclasses.asdict(load_preset(preset, **some))) for some in ({}, settings))
     changed = [
@@ -158,7 +173,7 @@ def about_grid(preset, settings, data):
     )
 
 
-def wanted_cases(names, preset, domains, seeds, settings):
+def wanted_cases(names: Sequence[str], preset: str, domains: Sequence[str], seeds: Sequence[int], settings: dict):
     """[(case, held-out domain, seed, switches of its measurement as text)] of all cases of a grid."""
     switches = {}
     for name in names:
@@ -173,7 +188,16 @@ def wanted_cases(names, preset, domains, seeds, settings):
     ]
 
 
-def measure_all(trainings, about, total, table, artifacts, jobs, data, imports=()):
+def measure_all(
+    trainings: dict[Training, list[str]],
+    about: dict,
+    total: int,
+    table: pd.DataFrame,
+    artifacts: Path,
+    jobs: int,
+    data: str | Path | None,
+    imports: Sequence[str | Path] = (),
+):
     """Train and measure {Training: names of its cases}, `jobs` at a time, and add the rows to the table one by one."""
     left = sum(len(names) for names in trainings.values())
     bar = tqdm(total=total, initial=total - left, desc="Grid", unit=" cases")
@@ -196,19 +220,19 @@ def measure_all(trainings, about, total, table, artifacts, jobs, data, imports=(
             raise
 
 
-def begin_worker(threads, imports):
+def begin_worker(threads: int, imports: Sequence[str | Path]):
     """What a process of `run_grid` does first: its share of the cores, and the methods of one's own."""
     torch.set_num_threads(threads)
     import_methods(imports)
 
 
-def choose(names, cases=None):
+def choose(names: Sequence[str], cases: Sequence[str] | None = None):
     """Names of the cases of some grids or methods, all or those named, each once. UserError for unknown names."""
     check_known("case", cases or [], {case for grid in GRIDS.values() for case in grid} | set(labels()))
     return list(dict.fromkeys(case for name in names for case in find_grid(name) if not cases or case in cases))
 
 
-def find_grid(name):
+def find_grid(name: str):
     """{case: Case} of the grid `name`, or of the one method with this key. UserError for neither."""
     check_known("grid", [name], {*GRIDS, *METHODS})
     if name in GRIDS:
@@ -216,7 +240,7 @@ def find_grid(name):
     return {METHODS[name].label: Case(name, rates=RATES.get(name, 1.0))}
 
 
-def check_known(kind, names, known):
+def check_known(kind: str, names: Sequence[str], known: Collection[str]):
     unknown = [repr(name) for name in names if name not in known]
     if unknown:
         raise UserError(f"Unknown {kind} {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
@@ -227,7 +251,7 @@ def labels():
     return {kind.label: key for key, kind in METHODS.items()}
 
 
-def find_case(name):
+def find_case(name: str):
     """The Case of a grid's row or of a method's label."""
     for grid in GRIDS.values():
         if name in grid:
@@ -235,21 +259,21 @@ def find_case(name):
     return find_grid(labels()[name])[name]
 
 
-def measured_cases(path, about):
+def measured_cases(path: str | Path, about: dict):
     """{(case, held-out domain, seed, switches)} that the table holds of one preset, its settings and a folder."""
     return set(read_rows(path, about)[CASE].itertuples(index=False, name=None))
 
 
-def read_rows(path, about):
+def read_rows(path: str | Path, about: dict):
     """The rows of a grid's table with the preset, settings and folder of `about`."""
     table = read_table(path, GRID)
     return table[(table[list(about)] == pd.Series(about)).all(axis=1)]
 
 
-def by_training(cases, preset, settings):
+def by_training(cases: Sequence[tuple[str, str, int]], preset: str, settings: dict):
     """{Training: names of the cases that it answers}: switches that only the ranking knows share one model. What trains
     longest comes first: begun last, it would leave the other processes idle."""
-    groups = {}
+    groups: dict[Training, list[str]] = {}
     for name, domain, seed in cases:
         case = find_case(name)
         config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
@@ -257,13 +281,13 @@ def by_training(cases, preset, settings):
     return dict(sorted(groups.items(), key=lambda group: -expected_length(group[0])))
 
 
-def expected_length(training):
+def expected_length(training: Training):
     """What orders trainings by their length: the depth of the simulator. DePro reads each image twice; it comes second,
     so that the first two runs do not begin with one first stage, for which one of them would wait."""
     return 3.5 if training.method == "depro" else training.config.simulator_layers
 
 
-def with_rates(config, factor):
+def with_rates(config: Config, factor: float):
     """A configuration with all learning rates multiplied."""
 
     def scaled(stage):
@@ -274,7 +298,7 @@ def with_rates(config, factor):
     return dataclasses.replace(config, stage1=scaled(config.stage1), stage2=scaled(config.stage2))
 
 
-def measure(training, names, artifacts, data):
+def measure(training: Training, names: Sequence[str], artifacts: Path, data: str | Path | None):
     """Train once and measure the cases `names`: their rows, with the images seen. All files go to `artifacts`."""
     config = training.config
     folder = artifacts / f"{names[0]}-{config.unseen_domain}-{config.seed}".replace(" ", "-")
@@ -297,7 +321,7 @@ def measure(training, names, artifacts, data):
     return pd.concat(rows)
 
 
-def merged(first, second):
+def merged(first: dict, second: dict):
     """Two settings of `load_preset`, the second winning; nested parts are merged too."""
     both = {
         key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(first[key], dict)
@@ -305,10 +329,11 @@ def merged(first, second):
     return first | second | both
 
 
-def with_held_out_domain(split):
+def with_held_out_domain(split: Split):
     """The split with the held-out domain's images of seen classes among the training images: the ceiling of what
     training can bring. Queries and gallery stay as they are."""
     data = split.data
+    assert split.unseen_domain is not None  # the grid's oracles hold one out
     extra = data.rows([split.unseen_domain], split.seen_classes)
     domains = {*split.train_domains, split.unseen_domain}
     return dataclasses.replace(
@@ -318,7 +343,7 @@ def with_held_out_domain(split):
     )
 
 
-def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+def summary(table: pd.DataFrame, protocol: str = "UCDR", gallery: str = "unseen", metric: str = "mAP@200"):
     """Mean and standard deviation over the seeds: one row per method, one column per held-out domain, and `mean`."""
     part = table[(table.protocol == protocol) & (table.gallery == gallery)]
     by_case = part.groupby(["method", "unseen_domain"])[metric]
@@ -327,7 +352,7 @@ def summary(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
     return mean.sort_values("mean"), spread
 
 
-def markdown(table, **which):
+def markdown(table: pd.DataFrame, **which: str) -> str:
     """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that
     a run trains on (mean of the runs)."""
     mean, spread = summary(table, **which)

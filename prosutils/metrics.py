@@ -4,6 +4,7 @@ Shapes: Q queries, G gallery images, D feature width.
 """
 
 import numbers
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ BLOCK_SCORES = 4_000_000
 AP_RULES = {"hits": "hits", "min(k, R)": "relevant", "R": "all"}
 
 
-def rank(query, gallery, similarity="cosine", k=None):
+def rank(query: torch.Tensor, gallery: torch.Tensor, similarity: str = "cosine", k: int | None = None):
     """The k best gallery images of every query, best first; equal scores in gallery order.
 
     query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G: all of
@@ -40,14 +41,14 @@ def check_k(k: int | None) -> None:
 
 
 def retrieval_metrics(
-    query,
-    query_labels,
-    gallery,
-    gallery_labels,
-    ks=(100, 200),
-    similarity="cosine",
-    ap_norm="relevant",
-    all_rules=False,
+    query: torch.Tensor,
+    query_labels: torch.Tensor,
+    gallery: torch.Tensor,
+    gallery_labels: torch.Tensor,
+    ks: Sequence[int] = (100, 200),
+    similarity: str = "cosine",
+    ap_norm: str = "relevant",
+    all_rules: bool = False,
 ):
     """`query_metrics`, each averaged over the queries: {"mAP@200", "Prec@200", "mAP@all", "Prec@100"}."""
     per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm, all_rules)
@@ -56,14 +57,14 @@ def retrieval_metrics(
 
 
 def query_metrics(
-    query,
-    query_labels,
-    gallery,
-    gallery_labels,
-    ks=(100, 200),
-    similarity="cosine",
-    ap_norm="relevant",
-    all_rules=False,
+    query: torch.Tensor,
+    query_labels: torch.Tensor,
+    gallery: torch.Tensor,
+    gallery_labels: torch.Tensor,
+    ks: Sequence[int] = (100, 200),
+    similarity: str = "cosine",
+    ap_norm: str = "relevant",
+    all_rules: bool = False,
 ):
     """Average precision and precision of every query: {"AP@200", "Prec@200", "AP@all", "Prec@100"}, each [Q].
 
@@ -96,7 +97,7 @@ def query_metrics(
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def neighbour_purity(features, labels, k=10):
+def neighbour_purity(features: torch.Tensor, labels: torch.Tensor, k: int = 10):
     """Share of a feature's k nearest neighbours by cosine, itself excluded, that have its label.
 
     features [n, D], labels [n] -> the mean over the features, 0 to 1. All count where others are fewer.
@@ -113,7 +114,7 @@ def neighbour_purity(features, labels, k=10):
     return float((labels[index] == labels[:, None])[neighbour].float().mean())
 
 
-def _block_metrics(hit, ks, ap_norm, all_rules):
+def _block_metrics(hit: torch.Tensor, ks: Sequence[int], ap_norm: str, all_rules: bool):
     """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
     size = hit.shape[1]
     hits_so_far = hit.cumsum(1, dtype=torch.float32)  # [B, G]
@@ -137,7 +138,7 @@ def _block_metrics(hit, ks, ap_norm, all_rules):
     return metrics | {f"AP@{largest} by {rule}": average_precision(cut, norm) for rule, norm in rules.items()}
 
 
-def _ranked_blocks(query, gallery, similarity):
+def _ranked_blocks(query: torch.Tensor, gallery: torch.Tensor, similarity: str):
     """Yields (scores [B, G], index [B, G]), best first, for B queries at a time."""
     if similarity == "cosine":
         query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
@@ -154,7 +155,7 @@ def _ranked_blocks(query, gallery, similarity):
         yield torch.sort(scores, dim=1, descending=True, stable=True)
 
 
-def _check_features(query, gallery):
+def _check_features(query: torch.Tensor, gallery: torch.Tensor):
     query, gallery = _as_features("query", query), _as_features("gallery", gallery)
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
@@ -164,7 +165,7 @@ def _check_features(query, gallery):
     return query, gallery.to(query.device)
 
 
-def _as_features(name, features):
+def _as_features(name: str, features: torch.Tensor):
     """Features as a float tensor [n, D], checked."""
     try:
         features = torch.as_tensor(features).detach().float()
@@ -183,7 +184,7 @@ def _as_features(name, features):
     return features
 
 
-def _check_labels(name, labels, features):
+def _check_labels(name: str, labels: torch.Tensor, features: torch.Tensor):
     try:
         labels = torch.as_tensor(labels, device=features.device)
     except (TypeError, ValueError, RuntimeError):

@@ -44,7 +44,7 @@ def look_alike_key(name: str) -> str:
 
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
     """The groups of two and more names that look alike: `Cat` and `cat`, `é` as one character and as two."""
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(look_alike_key(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
@@ -75,10 +75,9 @@ def parse_names(texts: str | Sequence[str] | None) -> list[str] | None:
     return names
 
 
-def unknown_names(kind: str, names: Iterable[str], known: Sequence[str]) -> None:
+def unknown_names(kind: str, names: Iterable[object], known: Sequence[str]) -> None:
     """Raises UserError naming those of `names` that are not known, and known ones that look like them."""
-    names = [str(name) for name in names]
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in map(str, names) if name not in known]
     if not unknown:
         return
     listed = [", ".join(readable(name) for name in group) for group in (unknown, known)]

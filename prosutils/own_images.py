@@ -5,13 +5,15 @@ import io
 import os
 import re
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from . import pictonet
-from .domains import usual_gallery
+from .domains import ImageDomains, usual_gallery
 from .files import UserError, only_one, written_whole
 from .image_files import IMAGE_SUFFIXES, SYSTEM_FILES, find_fault, load_image
 from .names import code_points, cut_bytes, file_name, look_alikes, readable, told_apart
@@ -27,7 +29,7 @@ STAND_IN = {"emoji": "stickers", "outline": "icons", "sketch": "pencil", "solid"
 # --- A labelled folder --------------------------------------------------------------------------------------------
 
 
-def advice(data):
+def advice(data: ImageDomains):
     """Sentences on what an ImageDomains folder lacks for training and measuring; none where nothing is lacking."""
     counts, gallery = data.counts(), usual_gallery(data, data.domains)
 
@@ -68,7 +70,7 @@ def advice(data):
     return said
 
 
-def suggest_split(data):
+def suggest_split(data: ImageDomains):
     """Options for `make_split`: {"unseen_domain", "gallery_domain"}; and {"protocol": "UcCDR"} for two domains.
 
     The gallery is the usual one, or the largest domain. Held out is the other domain that shares most classes with the
@@ -84,7 +86,7 @@ def suggest_split(data):
     return dict(unseen_domain=held_out, gallery_domain=gallery)
 
 
-def _some(names, most=4):
+def _some(names: Sequence[str], most: int = 4):
     more = f" and {len(names) - most} more classes" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -92,7 +94,7 @@ def _some(names, most=4):
 # --- A stand-in ---------------------------------------------------------------------------------------------------
 
 
-def stand_in(folder, classes=60, each=6):
+def stand_in(folder: str | Path, classes: int = 60, each: int = 6):
     """Lay some of PictoNet's drawings out as a reader might have collected them; returns `folder`.
 
     One picture lies on its side, one has 16 bits, one is transparent and one was only half copied.
@@ -115,7 +117,7 @@ def stand_in(folder, classes=60, each=6):
     return folder
 
 
-def _spoil(folder, classes):
+def _spoil(folder: Path, classes: Sequence[str]):
     """Add what real folders hold as well, one picture to each of the first four classes."""
     first, second, third, fourth = classes[:4]
     on_its_side = load_image(folder / "pencil" / first / "0.png").rotate(90)
@@ -135,7 +137,7 @@ def _spoil(folder, classes):
 # --- Uploads ------------------------------------------------------------------------------------------------------
 
 
-def save_uploads(uploads, folder):
+def save_uploads(uploads: Mapping[str, bytes] | Sequence[Mapping[str, Any]], folder: str | Path):
     """Keep uploaded pictures as files; returns (paths, complaints).
 
     uploads: {name: bytes}, or the value of an ipywidgets.FileUpload. A .zip is unpacked, the last two folders of every
@@ -143,21 +145,22 @@ def save_uploads(uploads, folder):
     `file_name`), so that two of them never share a folder. A file that is no whole picture (see `find_fault`) is not
     kept; a complaint says why. A picture whose name is taken gets a number, so that nothing is overwritten.
     """
-    pairs = uploads.items() if isinstance(uploads, dict) else [(item["name"], item["content"]) for item in uploads]
-    folder, paths, complaints = Path(folder), [], []
+    pairs = uploads.items() if isinstance(uploads, Mapping) else [(item["name"], item["content"]) for item in uploads]
+    paths: list[Path] = []
+    complaints: list[str] = []
     for name, content in _unpacked(pairs, complaints):
         try:
-            paths.append(_kept(folder, name, content))
+            paths.append(_kept(Path(folder), name, content))
         except (OSError, UserError) as error:
             why = getattr(error, "strerror", None) or error
             complaints.append(f"{readable('/'.join(name))} is not kept: {why}.")
     return paths, complaints
 
 
-def _kept(folder, name, content):
+def _kept(folder: Path, name: Sequence[str], content: bytes):
     """The path of a picture, its folders and name a list, once it is whole on the disk. UserError where it is none."""
-    for part in name[:-1]:
-        folder = _child(folder, file_name(part))
+    for above in name[:-1]:
+        folder = _child(folder, file_name(above))
     folder.mkdir(parents=True, exist_ok=True)
     stem, suffix = _stem(name[-1])
     part = folder / f".part-{os.getpid()}{suffix}"  # hidden from every listing until it is whole
@@ -174,7 +177,7 @@ def _kept(folder, name, content):
     return path
 
 
-def _unpacked(pairs, complaints):
+def _unpacked(pairs: Iterable[tuple[str, bytes]], complaints: list[str]):
     """(folders and name, bytes) of every upload and of every file in those that are archives."""
     for name, content in pairs:
         content = bytes(content)
@@ -189,7 +192,7 @@ def _unpacked(pairs, complaints):
                 complaints.append(f"{readable(name)} is no whole archive ({error}): pack or upload it again.")
 
 
-def _members(archive, complaints):
+def _members(archive: zipfile.ZipFile, complaints: list[str]):
     """(the last two folders and the name, bytes) of the files in an archive, hidden ones left out."""
     for member in archive.infolist():
         raw = re.split(r"[/\\]", member.filename)  # Windows writes backslashes
@@ -209,14 +212,14 @@ def _members(archive, complaints):
         yield parts[-3:], content
 
 
-def _parts(name):
+def _parts(name: str):
     """The folders and the file's name in a path of any system, without its drive and dots."""
     return [
         part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..") and not re.match("^[A-Za-z]:$", part)
     ]
 
 
-def _child(folder, name):
+def _child(folder: Path, name: str):
     """A folder of this name in another. Where the file system has one that differs in case or in the spelling of an
     accent, and takes the two names for one, it gets a number."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -227,7 +230,7 @@ def _child(folder, name):
     return child
 
 
-def _stem(name):
+def _stem(name: str):
     """An uploaded picture's name, whose signs may be any, in two parts: stem and suffix."""
     name = re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
     stem, dot, suffix = name.rpartition(".")
@@ -235,7 +238,7 @@ def _stem(name):
     return cut_bytes(stem, 200), cut_bytes(suffix, 20)
 
 
-def _free_path(folder, stem, suffix):
+def _free_path(folder: Path, stem: str, suffix: str):
     """A path in `folder` that is not taken: stem.suffix, or with a number."""
     path, number = folder / f"{stem}{suffix}", 1
     while path.exists() or path.is_symlink():

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -174,7 +174,7 @@ def load_drawing(record: dict, size: int = 64, tier: str = "near", strength: flo
     data = archive().read(record["file"])
     technique = FAR_DOMAINS.get(record["domain"]) if tier == "far" else None
     share = far_strengths(strength)[technique] if technique else 0
-    if not share:
+    if technique is None or not share:
         return render(data, size)
     drawn_at = size * math.ceil(techniques.DRAWN_AT / size)
     return techniques.draw(technique, rasterise(data, drawn_at), size, share, zlib.crc32(record["file"].encode()))
@@ -283,7 +283,7 @@ def draw_all(
     parts = [manifest()[start : start + 100] for start in range(0, len(manifest()), 100)]
     draw = functools.partial(draw_some, folder, size, tier, strength)
     with contextlib.ExitStack() as stack:
-        run = map
+        run: Callable = map
         if jobs > 1:
             # A forked process has everything imported; starting anew (other systems) takes it several seconds.
             way = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

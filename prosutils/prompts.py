@@ -1,17 +1,21 @@
 """What stage 1 learns: the text context, and the domain and semantic prompt units."""
 
+from collections.abc import Sequence
+
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
+from .backbone import PromptableCLIP
 from .files import UserError
 
 
-def readable(class_name):
+def readable(class_name: str) -> str:
     """A class as it stands in a caption: "alarm_clock" -> "alarm clock" (released code)."""
     return class_name.replace("_", " ")
 
 
-def captions(classes, tokens):
+def captions(classes: Sequence[str], tokens: int) -> list[str]:
     """A caption per class, with `tokens` placeholders "X" where the context will stand."""
     return [f"a photo of {readable(name)} from {'X ' * tokens}domain." for name in classes]
 
@@ -24,7 +28,11 @@ class LearnedContext(nn.Module):
     Raises UserError when a caption does not fit the text tower.
     """
 
-    def __init__(self, clip, classes, tokens):
+    embeddings: torch.Tensor
+    places: torch.Tensor
+    end: torch.Tensor
+
+    def __init__(self, clip: PromptableCLIP, classes: Sequence[str], tokens: int) -> None:
         super().__init__()
         texts = captions(classes, tokens)
         token_ids = clip.tokenizer(texts)  # [C, T]
@@ -41,7 +49,7 @@ class LearnedContext(nn.Module):
         self.to(device)
 
     @staticmethod
-    def _check_length(tokenizer, texts, room):
+    def _check_length(tokenizer: SimpleTokenizer, texts: Sequence[str], room: int) -> None:
         for caption in texts:
             needed = len(tokenizer.encode(caption)) + 2
             if needed > room:
@@ -50,7 +58,7 @@ class LearnedContext(nn.Module):
                     "Use shorter class names or a smaller context_tokens."
                 )
 
-    def forward(self):
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         embeddings = self.embeddings.clone()
         rows = torch.arange(len(embeddings), device=embeddings.device)[:, None]
         embeddings[rows, self.places] = self.vectors.to(embeddings.dtype)
@@ -63,20 +71,20 @@ class PromptUnits(nn.Module):
     Initialised uniformly in +-sqrt(6 / (3 p^2 + W)), p the patch size: VPT's range, which the released code takes.
     """
 
-    def __init__(self, domains, classes, width, patch_size):
+    def __init__(self, domains: int, classes: int, width: int, patch_size: int) -> None:
         super().__init__()
         bound = (6 / (3 * patch_size * patch_size + width)) ** 0.5
         self.domain = nn.Parameter(torch.empty(domains, width).uniform_(-bound, bound))
         self.semantic = nn.Parameter(torch.empty(classes, width).uniform_(-bound, bound))
 
-    def own(self, domain_index, class_index):
+    def own(self, domain_index: torch.Tensor, class_index: torch.Tensor) -> torch.Tensor:
         """Stage 1, mask and align: every unit but the sample's own two is masked out. [B], [B] -> [B, 2, W].
 
         The paper multiplies all units by a 0/1 mask; what is masked out is left out of the sequence (released code).
         """
         return torch.stack([self.domain[domain_index], self.semantic[class_index]], 1)
 
-    def others(self, domain_index, class_index):
+    def others(self, domain_index: torch.Tensor, class_index: torch.Tensor) -> torch.Tensor:
         """Stage 2, reverse mask: the sample's own two units are set to zero. [B], [B] -> [B, M+S, W].
 
         What is left is what a test image meets: units, but none of its own domain or class.
@@ -88,6 +96,6 @@ class PromptUnits(nn.Module):
         keep_class[rows, class_index] = 0
         return torch.cat([self.domain * keep_domain, self.semantic * keep_class], 1)
 
-    def all(self, batch):
+    def all(self, batch: int) -> torch.Tensor:
         """Test: no label is known, no unit is masked. -> [B, M+S, W]."""
         return torch.cat([self.domain, self.semantic]).expand(batch, -1, -1)

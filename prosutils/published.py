@@ -10,36 +10,39 @@ DomainNet's 55 validation classes lie inside its 300 training classes. A rate or
 in a run on the other 245 (training_classes="train"), and then fixed for a run on all 300 ("train+val"), which has
 nothing left to validate on and keeps its last epoch:
 
-    python -m prosutils train --preset domainnet --data DomainNet --training-classes train
-    python -m prosutils train --preset domainnet --data DomainNet --stage2.epochs <the best epoch of that run>
+    python -m prosutils train --preset domainnet --data DomainNet --set training_classes=train
+    python -m prosutils train --preset domainnet --data DomainNet --set stage2.epochs=<the best epoch of that run>
 """
 
 import functools
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 
+from .config import Switches
 from .domains import ImageDomains
 from .files import UserError
-from .splits import Sample, protocol_splits
+from .splits import Sample, Split, protocol_splits
 
 #: A domain with fewer of its published images is incomplete: public copies differ by less (users of Sketchy
 #: and TU-Berlin count 75,481 and 204,070 where papers have 75,471 and 204,489).
 COMPLETE = 0.99
 
 
-def benchmark_names():
+def benchmark_names() -> list[str]:
     """Names that `load_benchmark` knows."""
     files = resources.files("prosutils").joinpath("data/splits").iterdir()
     return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
 
 
 @functools.cache
-def load_benchmark(name):
+def load_benchmark(name: str) -> "Benchmark":
     """The `Benchmark` of that name. Raises UserError for an unknown one, listing the known."""
     if name not in benchmark_names():
         raise UserError(f"Unknown benchmark {name!r}. Known: {', '.join(benchmark_names())}.")
@@ -47,12 +50,12 @@ def load_benchmark(name):
     return Benchmark(name, **json.loads(text))
 
 
-def class_key(name):
+def class_key(name: str):
     """What spellings of a class have in common: "hot-air balloon" and "Hot_Air_Balloon" -> "hotairballoon"."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def listing(names, most=10):
+def listing(names: Sequence[str], most: int = 10):
     """The first names and how many more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -77,15 +80,15 @@ class Benchmark:
         """class_key: the class as the splits spell it."""
         return {class_key(name): name for names in self.classes.values() for name in names} | self.aliases
 
-    def class_name(self, folder):
+    def class_name(self, folder: str):
         """The class of a folder's name, however it is spelt ("T-shirt", "tshirt"); unknown names stay as they are."""
         return self.spelling.get(class_key(folder), folder)
 
-    def open(self, root, on_error="skip"):
+    def open(self, root: str | Path, on_error: str = "skip"):
         """The benchmark's domains in a folder, an `ImageDomains` with the classes spelt as in the splits."""
         return ImageDomains.from_folder(root, on_error, self.class_name, tuple(self.images))
 
-    def faults(self, counts):
+    def faults(self, counts: pd.DataFrame):
         """What a folder lacks, one sentence each; none for a complete one.
 
         counts: DataFrame class x domain with numbers of images, of `ImageDomains.counts` or `count_images`.
@@ -103,7 +106,7 @@ class Benchmark:
                 found.append(f"Domain {domain} holds {counts[domain].sum():,} of {published:,} images.")
         return found
 
-    def surplus(self, counts):
+    def surplus(self, counts: pd.DataFrame):
         """What a folder holds beside the benchmark, one sentence each; it is not used."""
         wanted = [name for names in self.classes.values() for name in names]
         unknown = {
@@ -116,7 +119,14 @@ class Benchmark:
             if names
         ]
 
-    def splits(self, data, unseen_domain, training_classes="train+val", seed=0, switches=None):
+    def splits(
+        self,
+        data: ImageDomains,
+        unseen_domain: str | None,
+        training_classes: str = "train+val",
+        seed: int = 0,
+        switches: Switches | None = None,
+    ) -> list[Split]:
         """The splits of the published protocols on a folder, one `Split` each; see `protocol_splits`.
 
         training_classes: "train+val" (published) or "train", which leaves the validation classes to choose by.
@@ -126,7 +136,7 @@ class Benchmark:
         if self.note:
             warnings.warn(f"{self.name}: {self.note}", stacklevel=2)
         if not self.query_domain:
-            raise UserError(f"{self.name} has no published splits: give --dataset folder, which draws the classes.")
+            raise UserError(f"{self.name} has no published splits: set dataset=folder, which draws the classes.")
         if str(unseen_domain).lower() not in self.query_domain:
             raise UserError(f"{self.name} holds out one of {', '.join(self.query_domain)}, not {unseen_domain}.")
         train, val, test = (
@@ -153,7 +163,7 @@ class Benchmark:
             udcdr_sample=self.udcdr_sample(unseen_domain, train),
         )
 
-    def udcdr_sample(self, unseen_domain, seen_classes):
+    def udcdr_sample(self, unseen_domain: str | None, seen_classes: Sequence[str]):
         """The images that UdCDR is measured on, a `Sample`; None where nothing is published."""
         if self.udcdr is None:
             return None
@@ -161,7 +171,7 @@ class Benchmark:
         first = self.classes["train"][: self.udcdr["classes"]]
         return Sample(tuple(name for name in first if name in seen_classes), share)
 
-    def compare_sizes(self, splits):
+    def compare_sizes(self, splits: Sequence[Split]):
         """DataFrame with one row per split: queries and gallery images, found and published (where they are)."""
         rows = []
         for split in splits:

@@ -1,6 +1,8 @@
 """Checkpoints of the authors' released code (github fangkaipeng/ProS), in."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from .config import Switches, load_preset
 from .files import UserError
 from .prompts import captions
 from .pros import ProS
+from .tuned import TunedCLIP
 
 #: Beginning of a name here -> beginning of the released code's name; the first that fits counts.
 NAMES = {
@@ -32,7 +35,7 @@ NOT_STORED = ("clip.model.token_embedding.weight", "clip.model.logit_scale")
 BACKBONE = "ViT-B-32-quickgelu"
 
 
-def load_released_checkpoint(path, classes, domains):
+def load_released_checkpoint(path: str | Path, classes: Sequence[str], domains: Sequence[str]) -> ProS:
     """ProS with the weights of a checkpoint as the released trainer writes it, ready for `embed`.
 
     path: a file with `model_state_dict`; classes: names of the seen classes, domains: names of the training domains,
@@ -49,7 +52,7 @@ def load_released_checkpoint(path, classes, domains):
     config = load_preset("domainnet", pretrained=None, context_tokens=length, switches=vars(switches))
     model = ProS(load_clip(BACKBONE), classes, domains, config)
     own = dict(model.named_parameters()) | {"context.embeddings": model.context.embeddings}
-    wanted = {released_name(name): tensor for name, tensor in own.items() if released_name(name)}
+    wanted = {name: tensor for key, tensor in own.items() if (name := released_name(key))}
     refuse_unfitting(stored, wanted, path)
     refuse_other_captions(stored[NAMES["context.embeddings"]], model, path)
     with torch.no_grad():
@@ -58,7 +61,7 @@ def load_released_checkpoint(path, classes, domains):
     return model.requires_grad_(False).eval()
 
 
-def read_released(path):
+def read_released(path: str | Path) -> dict[str, torch.Tensor]:
     """{name: tensor} of a released checkpoint's model."""
     number = np.float64(0).__reduce__()[0]  # how numpy builds a number: the trainer's best mAP
     plain = [number, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
@@ -74,14 +77,14 @@ def read_released(path):
         ) from None
 
 
-def released_name(name):
+def released_name(name: str) -> str | None:
     """What the released code calls a parameter or buffer of `ProS`; None where it has no such thing."""
     if name in NOT_STORED:
         return None
     return next((theirs + name[len(ours) :] for ours, theirs in NAMES.items() if name.startswith(ours)), None)
 
 
-def refuse_unfitting(stored, wanted, path):
+def refuse_unfitting(stored: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: str | Path) -> None:
     """UserError naming missing and surplus tensors and those of another shape."""
     shapes = [
         f"{name} is {list(stored[name].shape)} there, {list(wanted[name].shape)} here"
@@ -105,7 +108,7 @@ def refuse_unfitting(stored, wanted, path):
         )
 
 
-def refuse_other_captions(embeddings, model, path):
+def refuse_other_captions(embeddings: torch.Tensor, model: TunedCLIP, path: str | Path) -> None:
     """UserError where the stored captions [C, 77, 512] cannot be those of the given classes in the given order.
 
     A word has one embedding: wherever it stands in the captions, the stored vectors must be equal.

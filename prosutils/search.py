@@ -19,6 +19,7 @@ from .files import UserError, written_whole
 from .image_files import IMAGE_SUFFIXES, find_fault, load_image, walk
 from .metrics import check_k, rank
 from .names import readable
+from .tuned import TunedCLIP
 
 
 @dataclass(eq=False)
@@ -33,7 +34,7 @@ class ImageIndex:
     similarity: str = "cosine"  # by which `search` ranks: "cosine" or "euclidean", as the model's switches say
 
     @classmethod
-    def build(cls, model, root, progress=False):
+    def build(cls, model: TunedCLIP, root: str | Path, progress: bool = False) -> "ImageIndex":
         """Embed every image under `root`, in folders of any depth and behind links. UserError where there is none.
 
         A file that is no image, or cannot be decoded, is left out and listed in `skipped`.
@@ -60,7 +61,7 @@ class ImageIndex:
         similarity = switch_options(model.config.switches)["similarity"]
         return cls(root, names, features[whole], signature(model), skipped, similarity)
 
-    def search(self, query, k=10):
+    def search(self, query: torch.Tensor, k: int = 10):
         """Features [Q, D] (or [D]) of queries -> scores [Q, k] and names [Q, k], the best first."""
         scores, index = rank(torch.atleast_2d(query), self.features, self.similarity, k)
         return scores, self.paths[index.numpy()]
@@ -80,7 +81,7 @@ class ImageIndex:
             )
         return [(score, "", path) for score, path in zip(scores[0].tolist(), paths, strict=True)]
 
-    def save(self, path):
+    def save(self, path: str | Path):
         """Write everything but the pictures, in one step; returns the path, with .npz added where it lacks it."""
         path, root = index_file(path), self.root.resolve()
         try:
@@ -100,7 +101,7 @@ class ImageIndex:
         return path
 
     @classmethod
-    def load(cls, path, model=None, root=None):
+    def load(cls, path: str | Path, model: TunedCLIP | None = None, root: str | Path | None = None):
         """Read a file of `save`; .npz may be left out of its name.
 
         model: refused where it is not the one that made the index. root: the pictures' folder, where it has moved.
@@ -131,7 +132,7 @@ class ImageIndex:
             index.similarity = switch_options(model.config.switches)["similarity"]
         return index
 
-    def check(self, model):
+    def check(self, model: TunedCLIP):
         """Raises UserError where `model` is not the one that made the index."""
         if signature(model) != self.signature:
             raise UserError(
@@ -194,13 +195,13 @@ def search_gallery(
     ]
 
 
-def search_model(preset="mini"):
+def search_model(preset: str = "mini") -> TunedCLIP:
     """Zero-shot CLIP of a preset, to search with: it needs no class and no domain, so any names will do."""
     config = load_preset(preset)
     return ZeroShot(load_clip(config.backbone, config.pretrained), ["a", "b"], ["any"], config).eval()
 
 
-def query_feature(model, query):
+def query_feature(model: TunedCLIP, query: str | Path | Image.Image) -> torch.Tensor:
     """Feature [1, D] of a query: a PIL image, the path of a picture (a Path, or text that ends like an image file), or
     words. Raises UserError for a picture that cannot be read, and for words that are none or too many."""
     if isinstance(query, str) and Path(query).suffix.lower() in IMAGE_SUFFIXES:
@@ -213,7 +214,7 @@ def query_feature(model, query):
         return model.encode_words([f"a photo of {query}"]).float().cpu()
 
 
-def signature(model):
+def signature(model: TunedCLIP):
     """A short text that two models share only if they give the same features: of all weights, and of the settings but
     those that only rank."""
     switches = replace(model.config.switches, similarity="paper", average_precision="paper")

@@ -19,7 +19,9 @@ class PromptSimulator(nn.Module):
     its patch convolution where patches are given.
     """
 
-    def __init__(self, image_size, patch_size, width, output_dim, layers=2, prompts=1):
+    def __init__(
+        self, image_size: int, patch_size: int, width: int, output_dim: int, layers: int = 2, prompts: int = 1
+    ) -> None:
         super().__init__()
         self.body = VisionTransformer(
             image_size=image_size,
@@ -36,7 +38,7 @@ class PromptSimulator(nn.Module):
         self.domain_template = nn.Parameter(scale * torch.randn(prompts, width))
         self.semantic_template = nn.Parameter(scale * torch.randn(prompts, width))
 
-    def tokens(self, images, units, patches=None):
+    def tokens(self, images: torch.Tensor, units: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
         """What enters the blocks, [B, 2+M+S+N, W]; arguments as in `forward`."""
         body = self.body
         if patches is None:
@@ -44,7 +46,7 @@ class PromptSimulator(nn.Module):
         templates = torch.cat([self.domain_template, self.semantic_template]).expand(len(images), -1, -1)
         return body.ln_pre(torch.cat([templates.to(patches.dtype), units.to(patches.dtype), patches], 1))
 
-    def forward(self, images, units, patches=None):
+    def forward(self, images: torch.Tensor, units: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
         """images [B, 3, H, W] and units [B, M+S, W], own ones zero while training -> prompts [B, 2, W].
 
         patches: [B, N, W] of another tower, read instead of those of the simulator's own convolution.

@@ -2,7 +2,9 @@
 
 import hashlib
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ class Split:
     query: torch.Tensor
     gallery: torch.Tensor
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """DataFrame with one row per part: its domains and its numbers of classes and images."""
         names = ("train", "val_query", "val_gallery", "query", "gallery")
         parts = {name: getattr(self, name) for name in names}
@@ -84,20 +86,20 @@ class Sample:
 
 
 def make_split(
-    data,
-    protocol="UCDR",
-    unseen_domain="sketch",
-    unseen_classes=None,
-    val_classes=None,
-    gallery="unseen",
-    gallery_domain=None,
-    query_domain=None,
-    holdout_fraction=0.08,
-    seed=0,
-    seen_classes=None,
-    udcdr_sample=None,
-    switches=None,
-):
+    data: ImageDomains,
+    protocol: str = "UCDR",
+    unseen_domain: str | None = "sketch",
+    unseen_classes: Sequence[str] | None = None,
+    val_classes: Sequence[str] | None = None,
+    gallery: str = "unseen",
+    gallery_domain: str | None = None,
+    query_domain: str | None = None,
+    holdout_fraction: float = 0.08,
+    seed: int = 0,
+    seen_classes: Sequence[str] | None = None,
+    udcdr_sample: Sample | None = None,
+    switches: Switches | None = None,
+) -> Split:
     """A protocol of universal cross-domain retrieval on a folder [Paul et al., ICCV 2021; ProS].
 
     | protocol | query: domain, classes | gallery: images of the gallery domain                          |
@@ -170,7 +172,7 @@ def make_split(
     return split
 
 
-def protocol_splits(data, unseen_domain, **options):
+def protocol_splits(data: ImageDomains, unseen_domain: str | None, **options: Any) -> list[Split]:
     """The splits that one model is measured on: UCDR, unseen and mixed gallery, UcCDR, UdCDR; see `make_split`.
 
     Where no domain is held out (unseen_domain=None: Sketchy, TU-Berlin) UcCDR is the only one.
@@ -181,7 +183,9 @@ def protocol_splits(data, unseen_domain, **options):
     return [make_split(data, protocol, unseen_domain, gallery=gallery, **options) for protocol, gallery in cases]
 
 
-def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
+def _domain_roles(
+    data: ImageDomains, protocol: str, unseen_domain: str | None, gallery_domain: str | None, query_domain: str | None
+):
     """Checked domain names: (those that train, the gallery's, those that query)."""
     if unseen_domain is not None or protocol != "UcCDR":
         unknown_names("unseen domain", [unseen_domain], data.domains)
@@ -198,7 +202,14 @@ def _domain_roles(data, protocol, unseen_domain, gallery_domain, query_domain):
     return train_domains, gallery_domain, (query_domain,)
 
 
-def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, seed=0, seen_classes=None):
+def split_classes(
+    data: ImageDomains,
+    gallery_domain: str,
+    unseen_classes: Sequence[str] | None = None,
+    val_classes: Sequence[str] | None = None,
+    seed: int = 0,
+    seen_classes: Sequence[str] | None = None,
+):
     """Class names (seen, validation, unseen), sorted; a list that is None is filled as `make_split` says."""
     for names in (unseen_classes, val_classes, seen_classes):
         unknown_names("class", names or [], data.classes)
@@ -208,10 +219,10 @@ def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, s
     is_pictonet = set(data.classes) == {name for names in fixed.values() for name in names}
     if unseen_classes is None:
         free = [name for name in in_gallery if name not in (val_classes or [])]
-        unseen_classes = set(fixed["unseen"]) & set(free) if is_pictonet else _draw(free, UNSEEN_SHARE, rng)
+        unseen_classes = sorted(set(fixed["unseen"]) & set(free)) if is_pictonet else _draw(free, UNSEEN_SHARE, rng)
     if val_classes is None:
         free = [name for name in in_gallery if name not in unseen_classes]
-        val_classes = set(fixed["val"]) & set(free) if is_pictonet else _draw(free, VAL_SHARE, rng)
+        val_classes = sorted(set(fixed["val"]) & set(free)) if is_pictonet else _draw(free, VAL_SHARE, rng)
     unseen, val = set(unseen_classes), set(val_classes)
     seen = set(data.classes) - unseen - val if seen_classes is None else set(seen_classes)
 
@@ -233,7 +244,7 @@ def split_classes(data, gallery_domain, unseen_classes=None, val_classes=None, s
     return tuple(sorted(seen)), tuple(sorted(val)), tuple(sorted(unseen))
 
 
-def _draw(names, share, rng):
+def _draw(names: Sequence[str], share: float, rng: np.random.Generator):
     """About `share` of the names, two where that leaves two: ranking images of one class says nothing."""
     count = max(round(share * len(names)), min(2, len(names) // 2))
     return [names[i] for i in rng.permutation(len(names))[:count]]
@@ -245,11 +256,11 @@ class Draws:
     The images of a class stand in a random order that starts with those kept out. Row numbers are [m], ascending.
     """
 
-    def __init__(self, data, classes, seed, switches):
+    def __init__(self, data: ImageDomains, classes: Sequence[str], seed: int, switches: Switches) -> None:
         self.data, self.classes, self.seed, self.switches = data, classes, seed, switches
-        self.by_class = {}  # domain: one tensor of rows per class
+        self.by_class: dict[str, tuple[torch.Tensor, ...]] = {}  # domain: one tensor of rows per class
 
-    def rows(self, domain, name):
+    def rows(self, domain: str, name: str) -> torch.Tensor:
         """Rows [n] of a class in a domain, ascending; the domain's are sorted out once."""
         if domain not in self.by_class:
             rows = self.data.rows([domain], self.data.classes)
@@ -258,7 +269,7 @@ class Draws:
             self.by_class[domain] = rows[order].split(counts.tolist())
         return self.by_class[domain][self.data.classes.index(name)]
 
-    def order(self, domain, name):
+    def order(self, domain: str, name: str):
         """Rows [n] of a class in random order. paper: by seed and class name alone, over sorted file names; released:
         numpy's legacy seed is the class's number, over the files as the file system lists them."""
         rows = self.rows(domain, name)
@@ -271,12 +282,12 @@ class Draws:
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         return rows[rng.permutation(len(rows))]
 
-    def kept_out(self, domain, fraction):
+    def kept_out(self, domain: str, fraction: float):
         """The mixed gallery's images of seen classes."""
         orders = [self.order(domain, name) for name in self.classes]
         return _ascending(order[: _kept(len(order), fraction)] for order in orders)
 
-    def seen_gallery(self, domain, fraction, sample):
+    def seen_gallery(self, domain: str, fraction: float, sample: Sample | None):
         """UdCDR's gallery: images kept out of training (paper), or as many training images (released)."""
         parts = []
         for name in self.classes if sample is None else sample.classes:
@@ -286,7 +297,7 @@ class Draws:
             parts.append(order[len(order) - count :] if from_training else order[:count])
         return _ascending(parts)
 
-    def seen_queries(self, domains, names, sample):
+    def seen_queries(self, domains: Sequence[str], names: Sequence[str], sample: Sample | None):
         """UdCDR's queries: the images of the gallery's classes, or a sample of them."""
         if sample is None:
             return self.data.rows(domains, names)
@@ -294,19 +305,19 @@ class Draws:
         return _ascending(order[len(order) - _sampled(len(order), sample.share) :] for order in orders)
 
 
-def _kept(count, fraction):
+def _kept(count: int, fraction: float):
     return count - int((1 - fraction) * count)
 
 
-def _sampled(count, share):
+def _sampled(count: int, share: float):
     return min(count, max(1, int(share * count)))
 
 
-def _ascending(parts):
+def _ascending(parts: Iterable[torch.Tensor]):
     return torch.cat([torch.empty(0, dtype=torch.long), *parts]).sort().values
 
 
-def _check_no_part_is_empty(split):
+def _check_no_part_is_empty(split: Split):
     parts = ["train", "query", "gallery"] + (["val_query", "val_gallery"] if split.val_classes else [])
     empty = [part for part in parts if not len(getattr(split, part))]
     if empty:

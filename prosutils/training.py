@@ -1,13 +1,15 @@
 """One training loop for every method, with validation, checkpoints and resume."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from .backbone import PromptableCLIP
 from .checkpoints import (
     identity,
     load_tuned,
@@ -17,12 +19,14 @@ from .checkpoints import (
     save_checkpoint,
     stage1_key,
 )
-from .config import Switches
-from .domains import BalancedSampler, Images, inverted_domains, train_transform
+from .config import Config, Stage, Switches
+from .domains import BalancedSampler, ImageDomains, Images, inverted_domains, train_transform
 from .evaluation import embed, fast_batch, loader, once, rows_as_images, switch_options
 from .files import UserError, only_one
 from .methods import find_method
 from .metrics import retrieval_metrics
+from .splits import Split
+from .tuned import TunedCLIP
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Columns of a run's history.
@@ -32,14 +36,21 @@ HISTORY = ["stage", "epoch", "loss", "accuracy", "images", "val_mAP@200"]
 STEPS_UNASKED = 20
 
 
-def build_model(method, clip, split, config):
+def build_model(method: str, clip: PromptableCLIP, split: Split, config: Config) -> TunedCLIP:
     """A model of `method`, a key of METHODS, for a split's seen classes and training domains."""
     model = find_method(method)(clip, split.seen_classes, split.train_domains, config)
     model.trained_on = split.training()
     return model
 
 
-def train(model, split, folder=None, resume=False, progress=True, shared=None):
+def train(
+    model: TunedCLIP,
+    split: Split,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    shared: str | Path | None = None,
+) -> pd.DataFrame:
     """Train all stages of `model` on `split.train`; returns the history, a DataFrame with one row per epoch.
 
     Columns: stage, epoch, loss (mean over the epoch), accuracy (of the batches, over the seen classes), val_mAP@200,
@@ -69,7 +80,7 @@ class SeededImages(Dataset):
     So it is the same in whichever process an image is read.
     """
 
-    def __init__(self, images: Dataset):
+    def __init__(self, images: Dataset) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -88,7 +99,7 @@ class SeededImages(Dataset):
 class SeededBatches(Sampler):
     """The batches of a sampler as lists of (position, seed), the seeds drawn from `generator`."""
 
-    def __init__(self, batches: Sampler, generator: torch.Generator):
+    def __init__(self, batches: Sampler, generator: torch.Generator) -> None:
         self.batches, self.generator = batches, generator
 
     def __len__(self) -> int:
@@ -103,7 +114,7 @@ class SeededBatches(Sampler):
 class TrainingRun:
     """The state of one training: what a checkpoint holds beside the model."""
 
-    def __init__(self, model, split, folder, progress):
+    def __init__(self, model: TunedCLIP, split: Split, folder: str | Path | None, progress: bool) -> None:
         self.model, self.split, self.progress = model, split, progress
         self.config, self.device = model.config, next(model.parameters()).device
         self.path = Path(folder) / "checkpoint.pt" if folder else None
@@ -122,7 +133,7 @@ class TrainingRun:
 
     # --- one stage, one epoch ------------------------------------------------------------------------------------
 
-    def train_stage(self, stage):
+    def train_stage(self, stage: int):
         """Epochs of one stage until they are done or, in the last stage, validation has not improved for a while."""
         settings = self.config.stage1 if stage == 1 else self.config.stage2
         self.begin_stage(stage, settings)
@@ -145,7 +156,7 @@ class TrainingRun:
             self.history.append(dict(stage=stage, epoch=self.epoch) | row)
             self.save()
 
-    def share_stage1(self, shared):
+    def share_stage1(self, shared: Path):
         """Stage 1, trained here, or taken from a run that trained it alike and left it in `shared`."""
         path = shared / f"{stage1_key(self.model)}.pt"
         with only_one(path):
@@ -158,7 +169,7 @@ class TrainingRun:
         load_tuned(self.model, {k: v for k, v in stored["state"].items() if k in wanted}, path, stages=(1,))
         self.take(stored["training"])
 
-    def begin_stage(self, stage, settings):
+    def begin_stage(self, stage: int, settings: Stage):
         if stage != self.stage:
             self.stage, self.epoch = stage, 0
         groups = self.model.set_stage(stage)
@@ -169,7 +180,7 @@ class TrainingRun:
             self.optimiser.load_state_dict(self.optimiser_state)
             self.optimiser_state = None
 
-    def train_epoch(self, batches, stage):
+    def train_epoch(self, batches: DataLoader, stage: int):
         """One pass of the balanced sampler: {"loss", "accuracy", "images"}."""
         self.model.train()
         total = torch.zeros(3, device=self.device)  # loss, hits, images
@@ -187,7 +198,7 @@ class TrainingRun:
         self.images += int(images)
         return dict(loss=loss / images, accuracy=hits / images, images=self.images)
 
-    def train_step(self, batch, stage):
+    def train_step(self, batch: Sequence[torch.Tensor], stage: int):
         """One step of the optimiser on (images, class_index, domain_index): the loss, a scalar, and which of the images
         [B] were right, both left on the device."""
         images, labels, domains = batch[0], self.class_of[batch[1]], self.domain_of[batch[2]]
@@ -204,7 +215,7 @@ class TrainingRun:
         trained = [p.detach().float().sum() for group in self.optimiser.param_groups for p in group["params"]]
         return torch.stack(trained).sum()
 
-    def refuse_broken(self, value, stage, step):
+    def refuse_broken(self, value: torch.Tensor, stage: int, step: int):
         """UserError where a loss, or what came of it, is not a finite number: before it gets into a checkpoint."""
         if not value.isfinite():
             raise UserError(
@@ -254,7 +265,7 @@ class TrainingRun:
             mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         )
 
-    def take(self, state):
+    def take(self, state: dict):
         for name in ("stage", "epoch", "images", "history", "best_map", "best_state", "stale"):
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"])
@@ -281,7 +292,14 @@ class TrainingRun:
         self.optimiser_state = training["optimiser"]
 
 
-def mean_average_precision(model, data, query, gallery, switches=None, batches=None):
+def mean_average_precision(
+    model: TunedCLIP,
+    data: ImageDomains,
+    query: torch.Tensor,
+    gallery: torch.Tensor,
+    switches: Switches | None = None,
+    batches: DataLoader | None = None,
+):
     """mAP@200 of some rows of `data`, ranked as `switches` say (default: the model's).
 
     query [Q], gallery [G]: rows; batches: a loader of both, the queries first, where it is kept (`rows_loader`).
@@ -296,18 +314,18 @@ def mean_average_precision(model, data, query, gallery, switches=None, batches=N
     )["mAP@200"]
 
 
-def rows_loader(model, data, rows):
+def rows_loader(model: TunedCLIP, data: ImageDomains, rows: torch.Tensor):
     """A DataLoader of some rows of `data` for `embed`, which may go through it again and again."""
     images, device = rows_as_images(model, data, rows), next(model.parameters()).device
     return loader(images, model.config.workers, batch_size=fast_batch(device))
 
 
-def lookup(names, known):
+def lookup(names: Sequence[str], known: Sequence[str]):
     """[len(names)] table from a row of `names` to its row of `known`, -1 where it has none."""
     return torch.tensor([known.index(name) if name in known else -1 for name in names])
 
 
-def set_rates(optimiser, settings, epoch):
+def set_rates(optimiser: torch.optim.Optimizer, settings: Stage, epoch: int):
     """Rates of an epoch: a thousandfold fall over `decay_epochs`, floor `min_lr` [released code: trainer.py]."""
     decay = 10 ** (-3 * epoch / settings.decay_epochs)
     rates = dict(prompts=settings.lr, simulator=settings.lr_simulator, heads=settings.lr_heads)
@@ -316,14 +334,14 @@ def set_rates(optimiser, settings, epoch):
         group["lr"] = max(rate * decay, min(settings.min_lr, rate))
 
 
-def has_bfloat16(device):
+def has_bfloat16(device: torch.device):
     """Whether a device computes in bfloat16 itself; a processor without it takes many times float32's time."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def fast_precision(device):
+def fast_precision(device: torch.device):
     """Autocast: bfloat16 on a GPU that has it, else float32 as in the released code.
 
     A CPU computes in float32 whatever it has, so that a run gives the same numbers on every processor.

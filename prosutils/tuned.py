@@ -1,12 +1,14 @@
 """What ProS and everything it is compared with share: a CLIP some of whose parts train. And the registry of methods."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .backbone import PromptableCLIP
+from .config import Config
 from .files import UserError
 from .prompts import LearnedContext
 
@@ -22,10 +24,10 @@ class TunedCLIP(nn.Module):
 
     key = ""  # set by `register`
     label = "CLIP"
-    stages = (2,)
+    stages: tuple[int, ...] = (2,)
     trained_on = None  # `Split.training` of the split that the model is built for
 
-    def __init__(self, clip, classes, domains, config):
+    def __init__(self, clip: PromptableCLIP, classes: Sequence[str], domains: Sequence[str], config: Config) -> None:
         super().__init__()
         if len(set(classes)) < 2 or not domains:
             raise UserError(
@@ -39,59 +41,65 @@ class TunedCLIP(nn.Module):
             self.build_text()
             self.build()
 
-    def build_text(self):
+    def build_text(self) -> None:
         """Adds what `encode_classes` needs."""
         self.context = LearnedContext(self.clip, self.classes, self.config.context_tokens)
 
-    def build(self):
+    def build(self) -> None:
         """Adds the subclass's own parameters; the random generator is seeded."""
 
-    def trainable(self, stage):
+    def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; each group has its learning rate."""
         raise NotImplementedError
 
-    def heads(self):
+    def heads(self) -> list[nn.Parameter]:
         """Text and image projection."""
         return [self.clip.model.text_projection, self.clip.model.visual.proj]
 
-    def training_features(self, images, class_index, domain_index, stage):
+    def training_features(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int
+    ) -> torch.Tensor:
         """Features [B, D] that the loss sees. images [B, 3, H, W], indices [B] into `classes` and `domains`."""
         return self.encode_image(images)
 
-    def encode_image(self, images):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """Test path: [B, 3, H, W] -> features [B, D], not L2-normalised. No label is used."""
         return self.clip.encode_image(images)
 
-    def encode_words(self, captions):
+    def encode_words(self, captions: Sequence[str]) -> torch.Tensor:
         """Captions (a list of C strings) -> features [C, D] that compare with those of `encode_image`."""
         return self.clip.encode_text(captions)
 
-    def encode_classes(self):
+    def encode_classes(self) -> torch.Tensor:
         """Text features [S, D] of the seen classes, with the learned context."""
         return self.clip.encode_embeddings(*self.context())
 
-    def logits(self, features):
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
         """cos(image, text) / temperature, [B, D] -> [B, S] in float32 [released code: temperature 0.07]."""
         return self.similarities(features, self.encode_classes()) / self.config.temperature
 
     @staticmethod
-    def similarities(features, texts):
+    def similarities(features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """Cosines of [B, D] and [S, D] -> [B, S] in float32."""
         with torch.autocast(features.device.type, enabled=False):
             return F.normalize(features.float(), dim=1) @ F.normalize(texts.float(), dim=1).T
 
-    def loss(self, images, class_index, domain_index, stage):
+    def loss(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int
+    ) -> torch.Tensor:
         """Training loss of one batch, a scalar: cross-entropy over the seen classes, the same in both stages."""
         if stage not in self.stages:
             raise UserError(f"{self.label} has no stage {stage}; it has {', '.join(map(str, self.stages))}.")
         return self.loss_and_logits(images, class_index, domain_index, stage)[0]
 
-    def loss_and_logits(self, images, class_index, domain_index, stage):
+    def loss_and_logits(
+        self, images: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor, stage: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, and the logits [B, S] that it was computed from."""
         logits = self.logits(self.training_features(images, class_index, domain_index, stage))
         return F.cross_entropy(logits, class_index), logits
 
-    def set_stage(self, stage):
+    def set_stage(self, stage: int) -> dict[str, list[nn.Parameter]]:
         """Let the parameters of `stage` train and freeze all others; returns the groups."""
         self.requires_grad_(False)
         groups = self.trainable(stage)
@@ -100,7 +108,7 @@ class TunedCLIP(nn.Module):
                 parameter.requires_grad_(True)
         return groups
 
-    def tuned_state(self, stages=None):
+    def tuned_state(self, stages: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """{name: tensor} of everything that any stage, or those given, trains: what a checkpoint has to hold beside the
         backbone."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
@@ -124,7 +132,7 @@ def register(key: str) -> Callable[[type[TunedCLIP]], type[TunedCLIP]]:
     subclass.
     """
 
-    def add(kind):
+    def add(kind: type[TunedCLIP]) -> type[TunedCLIP]:
         if not (isinstance(kind, type) and issubclass(kind, TunedCLIP)):
             raise UserError(f"@register({key!r}) belongs above a subclass of ProS or TunedCLIP, not {kind!r}.")
         label = vars(kind).get("label", key)

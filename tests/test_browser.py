@@ -329,7 +329,7 @@ def test_the_unit_explorer_swaps_a_unit_by_keyboard(page, shoot):
     slider = box.find_elements(By.CSS_SELECTOR, ".noUi-handle")[-2]  # the domain unit's scale
 
     def press_home():
-        """Once the key had no effect, on a busy machine, for a reason that was not found: it is pressed until it has."""
+        """Once the key had no effect, on a busy machine, for a reason that was not found: it is pressed again."""
         page.execute_script("arguments[0].focus()", slider)
         actions(page).send_keys(Keys.HOME).perform()
         return float(slider.get_attribute("aria-valuenow")) == 0

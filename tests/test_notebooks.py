@@ -44,7 +44,8 @@ def test_execute_keeps_a_widget_as_its_picture(tmp_path):
     write(
         path,
         "import ipywidgets\nipywidgets.IntSlider()",
-        f"display({{'image/png': 'iVBORw0KGgo=', 'text/plain': 'a picture', '{execute.WIDGET}': {{'model_id': 'x'}}}}, raw=True)",
+        "display({'image/png': 'iVBORw0KGgo=', 'text/plain': 'a picture', "
+        f"'{execute.WIDGET}': {{'model_id': 'x'}}}}, raw=True)",
         "6 * 7",
     )
     execute.execute(path)

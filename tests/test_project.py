@@ -1,6 +1,7 @@
 """The project's own order: one list of packages, targets that work, imports downwards, no machine's paths."""
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -105,6 +106,7 @@ EXTRAS = {
 IMPORT_NAMES = {
     "open_clip": "open_clip_torch",
     "PIL": "pillow",
+    "pillow_heif": "pillow-heif",
     "sklearn": "scikit-learn",
     "umap": "umap-learn",
     "yaml": "pyyaml",
@@ -381,6 +383,27 @@ def test_modules_import_from_those_before_them(path):
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_modules_are_short_enough_to_read(path):
     assert len(path.read_text().splitlines()) <= 450
+
+
+def public_arguments():
+    """(module, function, argument, whether it has a type) of everything public in the package. The tasks of exercises
+    are left out: they are written as a learner writes them."""
+    for path in MODULES:
+        if not path.stem.startswith("tasks_"):
+            tree = ast.parse(path.read_text())
+            classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+            for node in itertools.chain(tree.body, *(kind.body for kind in classes)):
+                if isinstance(node, ast.FunctionDef) and (node.name[0] != "_" or node.name == "__init__"):
+                    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                    for argument in filter(None, [*arguments, node.args.vararg, node.args.kwarg]):
+                        if argument.arg not in ("self", "cls"):
+                            yield dotted(path), node.name, argument.arg, argument.annotation is not None
+
+
+def test_public_arguments_have_types():
+    found = list(public_arguments())
+    bare = [".".join(where) for *where, typed in found if not typed]
+    assert len(found) > 500 and len(bare) <= 0.1 * len(found), bare
 
 
 def test_no_path_of_a_machine_in_tracked_files():

@@ -1,11 +1,16 @@
 """Diagrams of the method: which images a split uses, which units a sample meets, what flows where."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from PIL import Image
 
 from .. import pictonet
 from ..files import UserError
+from ..splits import Split
 from .pictures import FAINT, FLAME, FROZEN, GREY, HIT, INK, WIDTH, NotebookFigure, arrow, board, short, styled
 
 # --- Who may see what ---------------------------------------------------------------------------------------
@@ -14,7 +19,7 @@ PART_COLOURS = {"training": "#9CC7E3", "validation": "#DDE4EB", "gallery": HIT, 
 
 
 @styled
-def split_map(splits):
+def split_map(splits: Sequence[Split]):
     """Which images a split trains on, validates on, asks with and searches; one panel for each of `splits`.
 
     Rows are domains, columns are groups of classes, as wide as their number; the numbers count images.
@@ -31,7 +36,7 @@ def split_map(splits):
     return figure
 
 
-def draw_split(ax, split):
+def draw_split(ax: Axes, split: Split):
     """One panel of `split_map`: each block of a domain and a group of classes, filled by its images' use."""
     sources = [domain for domain in split.train_domains if domain != split.gallery_domain]
     domains = [split.gallery_domain, *sources] + ([split.unseen_domain] if split.unseen_domain else [])
@@ -89,7 +94,14 @@ ZERO = dict(fc="white", ec=FAINT, hatch="//////")  # a unit set to zero
 
 
 @styled
-def mask_matrix(domain_index, class_index, domains, classes, kind="own", columns=24):
+def mask_matrix(
+    domain_index: torch.Tensor,
+    class_index: torch.Tensor,
+    domains: Sequence[str],
+    classes: Sequence[str],
+    kind: str = "own",
+    columns: int = 24,
+):
     """Which prompt units (columns) each sample (row) meets.
 
     domain_index, class_index: the samples' own, into `domains` and `classes`; kind: "own" (stage 1, others
@@ -155,7 +167,7 @@ EXPLAIN = {
 
 
 @styled
-def token_sequence(stage):
+def token_sequence(stage: int | str):
     """What enters which tower in `stage` 1, 2 or "test", from the bottom up. What trains is orange.
 
     The sample is a drawing of PictoNet: in training an outline of a seen class, in the test a sketch of an
@@ -188,18 +200,18 @@ def token_sequence(stage):
     return figure
 
 
-def examples(part):
+def examples(part: str):
     """Four well-known classes of a part ("seen", "unseen") of PictoNet's fixed split."""
     return [name for name in FAMOUS if name in pictonet.classes()[part]][:4]
 
 
-def drawing(domain, name):
+def drawing(domain: str, name: str):
     """PictoNet's first drawing of a domain and class, 112 x 112 pixels."""
     record = next(item for item in pictonet.manifest() if item["domain"] == domain and item["class"] == name)
     return pictonet.load_drawing(record, 112)
 
 
-def legend(ax, stage):
+def legend(ax: Axes, stage: int | str):
     """What the fills of the boxes mean."""
     entries = [
         (0, "trains", LEARNED),
@@ -212,7 +224,17 @@ def legend(ax, stage):
         ax.text(RIGHT + x + 0.19, 0.425, text, fontsize=7, va="center")
 
 
-def box(ax, x, y, width, height, text="", trains=False, look=None, fontsize=7.5):
+def box(
+    ax: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    text: str = "",
+    trains: bool = False,
+    look: dict | None = None,
+    fontsize: float = 7.5,
+):
     """A token, tower or function, its lower left corner at (x, y); orange if it trains, or as in `look`."""
     look = look or (LEARNED if trains else KEPT)
     outline = "round,pad=0,rounding_size=0.05"
@@ -229,17 +251,17 @@ def box(ax, x, y, width, height, text="", trains=False, look=None, fontsize=7.5)
     )
 
 
-def token(ax, x, y, text="", trains=False, look=None):
+def token(ax: Axes, x: float, y: float, text: str = "", trains: bool = False, look: dict | None = None):
     box(ax, x, y, TOKEN, 0.34, text, trains, look, fontsize=7)
 
 
-def flow(ax, *points, colour=GREY):
+def flow(ax: Axes, *points: tuple[float, float], colour: str = GREY):
     """An arrow along straight pieces."""
     ax.plot(*zip(*points[:-1]), color=colour, lw=1.0, zorder=2)
     arrow(ax, points[-2], points[-1], colour)
 
 
-def patches(ax, image, x, y, numbers):
+def patches(ax: Axes, image: Image.Image, x: float, y: float, numbers: Sequence[int]):
     """Patch tokens: pieces of the image, numbered on its 7 x 7 grid."""
     side = image.width // 7
     for i, number in enumerate(numbers):
@@ -251,11 +273,11 @@ def patches(ax, image, x, y, numbers):
     dots(ax, x + len(numbers) * PITCH, y)
 
 
-def dots(ax, x, y):
+def dots(ax: Axes, x: float, y: float):
     ax.text(x + 0.06, y + 0.17, "…", va="center", ha="center", fontsize=9, color=GREY)
 
 
-def image_tower(ax, sample, stage):
+def image_tower(ax: Axes, sample: Image.Image, stage: int | str):
     """The sequence [cls ; prompts ; patches], the tower above it, and the feature read at the class token."""
     token(ax, 0.30, UPPER, "cls", trains=stage == 2)
     for x, kind in ((0.60, "M"), (0.85, "S")):
@@ -277,13 +299,13 @@ def image_tower(ax, sample, stage):
     box(ax, 5.3, 3.94, 2.04, 0.34, goal)
 
 
-def own_units(ax, classes, own):
+def own_units(ax: Axes, classes: Sequence[str], own: Sequence[str]):
     """Stage 1: the racks of units; the sample's own two go up."""
     for x, goal, height in zip(racks(ax, classes, own, "own"), (0.71, 0.96), (1.55, 1.85)):
         flow(ax, (x, LOWER + 0.34), (x, height), (goal, height), (goal, UPPER - 0.01), colour=FLAME)
 
 
-def racks(ax, classes, own, kind):
+def racks(ax: Axes, classes: Sequence[str], own: Sequence[str], kind: str):
     """Units; kind: "own" (others masked), "others" (own zero) or "all". Returns where `own` stand."""
     found = []
     for left, names, label in ((1.20, DOMAINS, "domain units $P_M$"), (2.55, classes, "class units $P_S$")):
@@ -311,7 +333,7 @@ def racks(ax, classes, own, kind):
     return found
 
 
-def simulator(ax, sample, classes, own):
+def simulator(ax: Axes, sample: Image.Image, classes: Sequence[str], own: Sequence[str]):
     """[templates ; units ; patches], of whose outputs two become the prompts; in a test `own` is empty."""
     trains = bool(own)
     for x, text in ((0.60, "$t_M$"), (0.85, "$t_S$")):
@@ -328,7 +350,7 @@ def simulator(ax, sample, classes, own):
     ax.text(1.14, 2.04, "content-aware dynamic prompts (CaDP)", fontsize=7, va="center")
 
 
-def text_tower(ax, name):
+def text_tower(ax: Axes, name: str):
     """The captions with learned context, one for each seen class."""
     x = RIGHT
     for text, width in (
@@ -352,7 +374,7 @@ def text_tower(ax, name):
     ax.text(end - 0.09, 4.16, "a text feature per class", fontsize=6.5, color=GREY, va="bottom", ha="right")
 
 
-def gallery_side(ax, names, query):
+def gallery_side(ax: Axes, names: Sequence[str], query: str):
     """Test: the gallery's images go the same way and are ranked; the one of the query's class is framed."""
     for i, name in enumerate(names):
         x = RIGHT + 0.71 * i

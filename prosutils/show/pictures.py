@@ -4,17 +4,21 @@ import functools
 import io
 import re
 import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 import seaborn
+import torch
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image, ImageOps
 
-from ..domains import GALLERY_DOMAINS
+from ..domains import GALLERY_DOMAINS, ImageDomains
 from ..image_files import as_rgb, middle
 from ..names import readable
 
@@ -81,14 +85,14 @@ DOMAIN_COLOURS = {
 class NotebookFigure(Figure):
     """A Figure that a notebook shows as a cell's result, and that pyplot neither keeps nor shows again."""
 
-    def savefig(self, *args, **kwargs):
+    def savefig(self, *args: Any, **kwargs: Any):
         """`Figure.savefig`; characters that no font here can draw, which would become boxes, are written as escapes."""
         for text in self.findobj(Text):
             if (shown := drawable(text.get_text())) != text.get_text():
                 text.set_text(shown)
         super().savefig(*args, **kwargs)
 
-    def png(self, dpi=150):
+    def png(self, dpi: int = 150) -> bytes:
         """The figure as PNG bytes; a palette of 256 colours takes a third of the room in a notebook."""
         buffer, small = io.BytesIO(), io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi)
@@ -96,12 +100,12 @@ class NotebookFigure(Figure):
             image.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
         return small.getvalue()
 
-    def _repr_png_(self):
+    def _repr_png_(self) -> tuple[bytes, dict]:
         width, height = (self.get_size_inches() * self.dpi).astype(int).tolist()
         return self.png(), dict(width=width, height=height)
 
 
-def styled(function):
+def styled(function: Callable) -> Callable:
     """The figure function with the shared style applied while it draws."""
 
     @functools.wraps(function)
@@ -112,7 +116,7 @@ def styled(function):
     return draw
 
 
-def domain_colours(domains):
+def domain_colours(domains: Sequence[str]) -> dict[str, str]:
     """{domain: colour}, a known domain's the same in every figure; others take what is left."""
     taken = {DOMAIN_COLOURS[name] for name in domains if name in DOMAIN_COLOURS}
     spare = [c for c in ["#EE3377", *dict.fromkeys(DOMAIN_COLOURS.values())] if c not in taken]
@@ -125,7 +129,7 @@ def domain_colours(domains):
 # --- Parts --------------------------------------------------------------------------------------------------
 
 
-def board(width, height, unit=1.0):
+def board(width: float, height: float, unit: float = 1.0):
     """(figure, axes) without axis, `width` x `height` units of `unit` inches; x to the right, y down."""
     figure = NotebookFigure(figsize=(width * unit, height * unit))
     ax = figure.add_axes([0, 0, 1, 1])
@@ -134,27 +138,29 @@ def board(width, height, unit=1.0):
     return figure, ax
 
 
-def thumbnail(image, side=128):
+def thumbnail(image: Image.Image, side: int = 128):
     """A square picture of at most `side` pixels, the image whole (of a very long one the middle), on white."""
     image = middle(as_rgb(image))
     side = min(max(image.size), side)
     return ImageOps.pad(image, (side, side), color="white")
 
 
-def card(ax, x, y, size=1.0, colour=FAINT, linewidth=0.8):
+def card(ax: Axes, x: float, y: float, size: float = 1.0, colour: str = FAINT, linewidth: float = 0.8):
     """An empty rounded frame, its upper left corner at (x, y)."""
     outline = f"round,pad=0,rounding_size={0.08 * size}"
     ax.add_patch(FancyBboxPatch((x, y), size, size, boxstyle=outline, fc="white", ec=colour, lw=linewidth, zorder=2))
 
 
-def picture(ax, image, x, y, size=1.0, colour=FAINT, linewidth=0.8):
+def picture(
+    ax: Axes, image: Image.Image, x: float, y: float, size: float = 1.0, colour: str = FAINT, linewidth: float = 0.8
+):
     """A picture in such a frame."""
     card(ax, x, y, size, colour, linewidth)
     near, far = 0.05 * size, 0.95 * size
     ax.imshow(thumbnail(image), extent=(x + near, x + far, y + far, y + near), aspect="auto", zorder=3)
 
 
-def arrow(ax, start, end, colour=GREY):
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = GREY):
     ax.annotate(
         "",
         end,
@@ -164,13 +170,13 @@ def arrow(ax, start, end, colour=GREY):
     )
 
 
-def short(name, length=13):
+def short(name: str, length: int = 13):
     """A class or domain name for a tight place in a figure: words for "_", cut with an ellipsis, no formula."""
     name = readable(name).replace("_", " ")
     return plain(drawable(name if len(name) <= length else name[: length - 1] + "…"))
 
 
-def plain(text):
+def plain(text: str):
     """A text as matplotlib shows it as it is: two dollar signs would begin a formula."""
     return re.sub(r"(?<!\\)\$", r"\\$", text)
 
@@ -182,7 +188,7 @@ def known_characters():
     return frozenset().union(*(font.get_charmap() for font in fonts))
 
 
-def drawable(text):
+def drawable(text: str):
     """A text in which characters that no font of the figures can draw are escapes, `\\u5b66`."""
     if text.isascii():
         return text
@@ -197,7 +203,7 @@ def drawable(text):
 
 
 @styled
-def show_images(images, titles=None, columns=8):
+def show_images(images: Sequence[Image.Image], titles: Sequence[str] | None = None, columns: int = 8):
     """PIL images in a grid, `titles` below them."""
     columns = min(columns, len(images))
     rows, pitch = -(-len(images) // columns), 1.3 if titles else 1.06
@@ -211,7 +217,7 @@ def show_images(images, titles=None, columns=8):
 
 
 @styled
-def contact_sheet(data, classes, domains=None, per_cell=1):
+def contact_sheet(data: ImageDomains, classes: Sequence[str], domains: Sequence[str] | None = None, per_cell: int = 1):
     """Classes (columns) as every domain (rows, the gallery first) draws them; `per_cell` pictures each."""
     domains = domains or sorted(data.domains, key=lambda name: name not in GALLERY_DOMAINS)
     left, top, colours = 1.5, 0.5, domain_colours(data.domains)
@@ -240,7 +246,7 @@ def contact_sheet(data, classes, domains=None, per_cell=1):
 STEP = 1.08  # from one ranked picture to the next, in pictures
 
 
-def describe_query(data, query):
+def describe_query(data: ImageDomains, query: int):
     """(picture or words, caption, class index or None) of a query: a row of `data`, words, or a PIL image."""
     if isinstance(query, str):
         return query, "words", None
@@ -250,7 +256,9 @@ def describe_query(data, query):
     return data.load(int(query)), f"{short(name, 16)}\n{short(domain, 16)}", int(data.class_index[query])
 
 
-def query_card(ax, shown, caption, x, y, size=1.0, fontsize=6.5):
+def query_card(
+    ax: Axes, shown: Image.Image, caption: str, x: float, y: float, size: float = 1.0, fontsize: float = 6.5
+):
     """The query at the left of its ranks: a picture, or words in quotes, with a caption below."""
     if isinstance(shown, str):
         card(ax, x, y, size, INK, 1.4)
@@ -268,7 +276,7 @@ def query_card(ax, shown, caption, x, y, size=1.0, fontsize=6.5):
     ax.text(x + size / 2, y + size + 0.07, caption, ha="center", va="top", fontsize=fontsize, color=GREY)
 
 
-def strip(ax, data, rows, class_index, x, y):
+def strip(ax: Axes, data: ImageDomains, rows: torch.Tensor, class_index: torch.Tensor, x: float, y: float):
     """Ranked pictures from left to right in the frames of hits and misses. Returns the number of hits."""
     found = [int(data.class_index[row]) for row in rows]
     for place, (row, name) in enumerate(zip(rows, found, strict=True)):
@@ -289,7 +297,13 @@ def strip(ax, data, rows, class_index, x, y):
 
 
 @styled
-def rank_strips(data, queries, ranked, scores=None, names=None):
+def rank_strips(
+    data: ImageDomains,
+    queries: torch.Tensor,
+    ranked: torch.Tensor,
+    scores: torch.Tensor | None = None,
+    names: Sequence[str] | None = None,
+):
     """One row per query: its picture and its k best gallery pictures, green where the class is right.
 
     queries: q rows of `data`, or words, or PIL images (then the class is unknown and frames are neutral);
@@ -312,7 +326,12 @@ def rank_strips(data, queries, ranked, scores=None, names=None):
 
 
 @styled
-def compare_ranks(data, query, ranked_by_method, scores_by_method=None):
+def compare_ranks(
+    data: ImageDomains,
+    query: int,
+    ranked_by_method: Mapping[str, torch.Tensor],
+    scores_by_method: Mapping[str, torch.Tensor] | None = None,
+):
     """The same query, or several, under several methods: one strip each.
 
     query: a row of `data`, or q of them; ranked_by_method: {method: [k] or [q, k] rows of `data`};
@@ -345,13 +364,19 @@ def compare_ranks(data, query, ranked_by_method, scores_by_method=None):
     return figure
 
 
-def emphasis(method):
+def emphasis(method: str):
     """How a method's name is written: ProS stands out."""
     return dict(fontweight="bold", color=FLAME) if method.startswith("ProS") else dict(color=INK)
 
 
 @styled
-def benchmark_banner(data, query, ranked_by_method, title="Draw it. Find it in another style.", subtitle=""):
+def benchmark_banner(
+    data: ImageDomains,
+    query: int,
+    ranked_by_method: Mapping[str, torch.Tensor],
+    title: str = "Draw it. Find it in another style.",
+    subtitle: str = "",
+):
     """The README's first picture: one query, and what each method retrieves for it.
 
     query: a row of `data`; ranked_by_method: {method: k rows}. PictoNet laid out at 224 pixels looks best; a

@@ -2,19 +2,25 @@
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import seaborn
 import torch
 from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from ..evaluation import embed_rows, switch_options
+from ..experiment import Experiment
 from ..files import UserError, scratch_folder, written_whole
 from ..metrics import neighbour_purity, query_metrics, rank
 from ..tables import RESULTS, read_table
+from ..tuned import TunedCLIP
 from .diagrams import mask_matrix, split_map, token_sequence
 from .pictures import (
     FAINT,
@@ -63,7 +69,13 @@ __all__ = [
 
 
 @styled
-def similarity_matrix(values, row_images, column_labels, row_labels=None, title=None):
+def similarity_matrix(
+    values: torch.Tensor,
+    row_images: Sequence[Image.Image],
+    column_labels: Sequence[str],
+    row_labels: Sequence[str] | None = None,
+    title: str | None = None,
+):
     """Cosines [r, c] as a heat map, r pictures at the left and c words on top; each row's best is framed."""
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
@@ -100,7 +112,7 @@ def similarity_matrix(values, row_images, column_labels, row_labels=None, title=
     return figure
 
 
-def umap_points(features, seed=0, neighbours=15):
+def umap_points(features: torch.Tensor, seed: int = 0, neighbours: int = 15):
     """UMAP of features [n, D] by cosine -> points [n, 2], an array; the same seed gives the same points."""
     features = np.asarray(features, dtype=np.float32)
     if len(features) < 5:
@@ -123,7 +135,14 @@ def umap_points(features, seed=0, neighbours=15):
 
 
 @styled
-def feature_map(points, labels, names=None, images=None, title=None, number=None):
+def feature_map(
+    points: np.ndarray,
+    labels: Sequence[str],
+    names: Sequence[str] | None = None,
+    images: Sequence[Image.Image] | None = None,
+    title: str | None = None,
+    number: str | None = None,
+):
     """Points [n, 2] coloured by label, some of them as pictures.
 
     labels: n names, or n indices into `names`; images: n PIL images, or a function that loads the i-th;
@@ -133,7 +152,7 @@ def feature_map(points, labels, names=None, images=None, title=None, number=None
 
 
 @styled
-def feature_maps(panels, columns=None):
+def feature_maps(panels: Sequence[dict], columns: int | None = None):
     """Several maps side by side; each panel is a dict of the arguments of `feature_map`."""
     columns = columns or min(3, len(panels))
     rows, side = -(-len(panels) // columns), min(5.2, WIDTH / columns)
@@ -157,7 +176,16 @@ def feature_maps(panels, columns=None):
     return figure
 
 
-def draw_map(ax, side, points, labels, names=None, images=None, title=None, number=None):
+def draw_map(
+    ax: Axes,
+    side: float,
+    points: np.ndarray,
+    labels: Sequence[str],
+    names: Sequence[str] | None = None,
+    images: Sequence[Image.Image] | None = None,
+    title: str | None = None,
+    number: str | None = None,
+):
     """One panel of `feature_maps`, `side` inches wide."""
     points = np.asarray(points)
     labels = [str(x) if names is None else names[int(x)] for x in labels]
@@ -190,7 +218,7 @@ def draw_map(ax, side, points, labels, names=None, images=None, title=None, numb
             )
 
 
-def label_colours(names):
+def label_colours(names: Sequence[str]):
     """{name: colour}: a domain's own where the names are domains, else hues around the circle, dark and light
     by turns."""
     if len(names) <= 8:
@@ -199,7 +227,7 @@ def label_colours(names):
     return {name: tones[i % 2][i] for i, name in enumerate(names)}
 
 
-def spread(points, distance, seed=0):
+def spread(points: np.ndarray, distance: float, seed: int = 0):
     """Points that lie `distance` apart or more (in widths of the plot): their positions, in random order."""
     scaled, chosen = points / np.ptp(points, axis=0).clip(1e-9), []
     for i in np.random.default_rng(seed).permutation(len(points)).tolist():
@@ -208,7 +236,7 @@ def spread(points, distance, seed=0):
     return chosen
 
 
-def principal_plane(vectors):
+def principal_plane(vectors: torch.Tensor):
     """Vectors [n, W] -> (their points [n, 2] in the plane of the first two principal components, an array; the share of
     the variance that each of the min(n, W) components holds)."""
     vectors = torch.as_tensor(vectors).detach().float().cpu()
@@ -218,7 +246,7 @@ def principal_plane(vectors):
 
 
 @styled
-def unit_map(units, names, labels=None, title=None):
+def unit_map(units: torch.Tensor, names: Sequence[str], labels: Sequence[str] | None = None, title: str | None = None):
     """Prompt units [n, W] in the plane of their two principal components, names written beside them.
 
     labels: n groups that set the colour (default: one colour). A name that would cover others is left out.
@@ -243,7 +271,7 @@ def unit_map(units, names, labels=None, title=None):
     return figure
 
 
-def write_names(figure, ax, points, names):
+def write_names(figure: Figure, ax: Axes, points: np.ndarray, names: Sequence[str]):
     """Names beside points, each at the first of eight places where it covers no point and no other name."""
     figure.draw_without_rendering()
     taken, dots = [], ax.transData.transform(points)
@@ -269,7 +297,7 @@ def write_names(figure, ax, points, names):
 # --- The tutorial's figures ---------------------------------------------------------------------------------
 
 
-def tutorial_figures(run, models, folder):
+def tutorial_figures(run: Experiment, models: Mapping[str, TunedCLIP], folder: str | Path):
     """Draw what `python -m prosutils tutorial` promises into `folder`; returns the paths.
 
     run: Experiment; models: {"zero-shot", "heads", "pros"}. ranks_<domain>.png, umap_<domain>.png,
@@ -286,7 +314,7 @@ def tutorial_figures(run, models, folder):
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 
 
-def tutorial_ranks(run, models, queries=6, k=9):
+def tutorial_ranks(run: Experiment, models: Mapping[str, TunedCLIP], queries: int = 6, k: int = 9):
     """Ranks of some random queries of the held-out domain, each of another class: zero-shot against ProS."""
     data, split = run.data, run.split
     order = split.query[torch.randperm(len(split.query), generator=torch.Generator().manual_seed(0))]
@@ -302,7 +330,7 @@ def tutorial_ranks(run, models, queries=6, k=9):
     return compare_ranks(data, chosen, ranked, scores)
 
 
-def tutorial_umap(run, model, classes=12):
+def tutorial_umap(run: Experiment, model: TunedCLIP, classes: int = 12):
     """Features of the first unseen classes in the held-out domain and the gallery, by domain and by class."""
     data, split = run.data, run.split
     rows = data.rows([split.unseen_domain, split.gallery_domain], split.unseen_classes[:classes])
@@ -326,7 +354,7 @@ def tutorial_umap(run, model, classes=12):
     return feature_maps(panels)
 
 
-def save(figure, path, dpi=150):
+def save(figure: NotebookFigure, path: str | Path, dpi: int = 150):
     """Write a figure as PNG; returns the path. UserError without permission."""
     with written_whole(path) as part:
         part.write_bytes(figure.png(dpi))

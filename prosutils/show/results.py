@@ -1,6 +1,7 @@
 """Training curves and tables of results as figures."""
 
 import numpy as np
+import pandas as pd
 import seaborn
 
 from ..files import UserError
@@ -12,7 +13,7 @@ METHOD_COLOURS = {"Zero-shot CLIP": "#B4BDC6", "Heads only": "#7FB7E0", "VPT + h
 
 
 @styled
-def training_curves(history):
+def training_curves(history: pd.DataFrame):
     """Loss, accuracy and validation mAP@200 per epoch of `train`'s history; the kept epoch is ringed."""
     figure = NotebookFigure(figsize=(WIDTH, 2.5), layout="constrained")
     epochs, stages = np.arange(1, len(history) + 1), history["stage"].to_numpy()
@@ -37,7 +38,7 @@ def training_curves(history):
 
 
 @styled
-def results_bars(results, metric="mAP@200", chance=None):
+def results_bars(results: pd.DataFrame, metric: str = "mAP@200", chance: float | None = None):
     """Bars of `metric` per held-out domain and method, zero-shot first; one panel per protocol and gallery.
 
     results: rows of `evaluate`. A bar is the mean over seeds, its whisker reaches from the least to the best.
@@ -83,7 +84,7 @@ def results_bars(results, metric="mAP@200", chance=None):
 
 
 @styled
-def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+def results_dots(table: pd.DataFrame, protocol: str = "UCDR", gallery: str = "unseen", metric: str = "mAP@200"):
     """Every run as a dot and the mean of the seeds as a line: one panel per held-out domain, one row per method.
 
     table: rows of a grid (`prosutils.grid`). Methods are in the order of their mean over the domains; all panels are
@@ -124,7 +125,14 @@ def results_dots(table, protocol="UCDR", gallery="unseen", metric="mAP@200"):
 
 
 @styled
-def change_dots(table, reference, spread=None, protocol="UCDR", gallery="unseen", metric="mAP@200"):
+def change_dots(
+    table: pd.DataFrame,
+    reference: str,
+    spread: float | None = None,
+    protocol: str = "UCDR",
+    gallery: str = "unseen",
+    metric: str = "mAP@200",
+):
     """What each method of a table changes against the method `reference`, run by run: a dot per held-out domain and
     seed, a line at the mean, which the label has as a number; one row per method, in the order of the means.
 

@@ -3,11 +3,13 @@
 import base64
 import html
 import io
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
+from torch import nn
 
 from ..domains import ImageDomains, inverted_domains
 from ..evaluation import embed, embed_rows, model_transform, switch_options
@@ -15,6 +17,7 @@ from ..files import UserError
 from ..image_files import as_rgb, load_image
 from ..metrics import rank
 from ..names import readable
+from ..pros import ProS
 from ..search import ImageIndex, query_feature
 from .pictures import thumbnail
 
@@ -24,12 +27,12 @@ SIDE, FILL, LEAST = 224, 0.83, 0.3
 BLANK = "The canvas is empty: draw on it with the pointer, or press space on it and use the arrow keys."
 
 
-def asset(name):
+def asset(name: str):
     """A text file that ships with the package."""
     return resources.files("prosutils.show").joinpath(name).read_text(encoding="utf-8")
 
 
-def complaint(error):
+def complaint(error: Exception):
     """An exception as a reader should see it: a UserError says all, of others the kind helps."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
@@ -37,7 +40,7 @@ def complaint(error):
 # --- Searches -----------------------------------------------------------------------------------------------
 
 
-def named(models):
+def named(models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]):
     """{name: model} of a model, of several, or of such a dict."""
     if isinstance(models, dict):
         return models
@@ -51,25 +54,25 @@ class Search:
     Queries are features [1, D]; answers are scores [k] and places [k] in the gallery, lists, best first.
     """
 
-    def __init__(self, model, data, gallery):
+    def __init__(self, model: nn.Module, data: ImageDomains, gallery: torch.Tensor) -> None:
         self.model, self.data, self.gallery = model, data, torch.as_tensor(gallery)
         self.features = embed_rows(model, data, self.gallery)  # [G, D]
         self.options = switch_options(model.config.switches)
 
-    def row(self, row):
+    def row(self, row: int):
         """Feature of a row of `data`."""
         return embed_rows(self.model, self.data, torch.tensor([row]))
 
-    def drawing(self, image):
+    def drawing(self, image: Image.Image):
         """Feature of a drawing; a model that was trained on inverted sketches gets it inverted."""
         inverted = inverted_domains(self.model.config.switches)
         return embed(self.model, [ImageOps.invert(as_rgb(image)) if inverted else image])
 
-    def words(self, words):
+    def words(self, words: str):
         """Feature of words, asked for as in the training captions."""
         return query_feature(self.model, words)
 
-    def rank(self, query, k, similarity=None):
+    def rank(self, query: torch.Tensor, k: int, similarity: str | None = None):
         scores, places = rank(query, self.features, similarity or self.options["similarity"], k)
         return scores[0].tolist(), places[0].tolist()
 
@@ -77,7 +80,7 @@ class Search:
 class IndexSearch(Search):
     """A search of all pictures of an `ImageIndex`, which has their features. Each is a class, named by its file."""
 
-    def __init__(self, model, index):
+    def __init__(self, model: nn.Module, index: ImageIndex) -> None:
         index.check(model)
         self.model, self.gallery, self.features = model, torch.arange(len(index.paths)), index.features
         paths = [index.root / name for name in index.paths.tolist()]
@@ -86,7 +89,11 @@ class IndexSearch(Search):
         self.options = switch_options(model.config.switches)
 
 
-def searches_of(models, data, gallery=None):
+def searches_of(
+    models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
+    data: ImageDomains,
+    gallery: torch.Tensor | None = None,
+):
     """{name: Search} of a model, of several or {name: model}: in rows of `data`, or in all pictures of an `ImageIndex`.
 
     Raises UserError for an empty gallery and for an index of another model.
@@ -101,7 +108,7 @@ def searches_of(models, data, gallery=None):
 # --- Drawings -----------------------------------------------------------------------------------------------
 
 
-def decode_drawing(url):
+def decode_drawing(url: str):
     """The drawing in a canvas's `data:image/png;base64,...` address, on white, RGB. UserError where it is none."""
     head, _, body = url.partition(",")
     if head != "data:image/png;base64":
@@ -112,7 +119,7 @@ def decode_drawing(url):
         raise UserError(f"The drawing did not arrive whole: draw on, and it is sent again. ({error})") from None
 
 
-def place_drawing(image):
+def place_drawing(image: Image.Image):
     """A drawing, dark on white, cropped and centred as the benchmark's sketches are: RGB, SIDE x SIDE pixels.
 
     Raises UserError where nothing is drawn.
@@ -145,7 +152,14 @@ def example_drawing():
 
 
 @torch.no_grad()
-def unit_features(model, images, domain_index, class_index, domain_scale=1.0, class_scale=1.0):
+def unit_features(
+    model: ProS,
+    images: torch.Tensor,
+    domain_index: torch.Tensor,
+    class_index: torch.Tensor,
+    domain_scale: float = 1.0,
+    class_scale: float = 1.0,
+):
     """Features [B, D] by stage 1's path, each picture's two units multiplied by a number, without dropout.
 
     images [B, 3, H, W], normalised; indices [B] into the model's domains and classes.
@@ -159,7 +173,7 @@ def unit_features(model, images, domain_index, class_index, domain_scale=1.0, cl
     return features.float().cpu()
 
 
-def with_own_units(model, data, rows, batch_size=128):
+def with_own_units(model: ProS, data: ImageDomains, rows: torch.Tensor, batch_size: int = 128):
     """Features [n, D] of rows of training domains and seen classes, each with its own units."""
     transform, features = model_transform(model), []
     for batch in torch.as_tensor(rows).split(batch_size):
@@ -178,14 +192,14 @@ def with_own_units(model, data, rows, batch_size=128):
 # --- Pictures and points for a page -------------------------------------------------------------------------
 
 
-def picture_url(image, side=48):
+def picture_url(image: Image.Image, side: int = 48):
     """A picture, at most `side` pixels wide, as a `data:` address; 64 colours take a third of the room."""
     buffer = io.BytesIO()
     thumbnail(image, side).quantize(64).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def strip_html(data, rows, class_index, label):
+def strip_html(data: ImageDomains, rows: torch.Tensor, class_index: int, label: str):
     """Ranked rows of `data` as a list of pictures, each marked as a hit (✓) or a miss (✗) and with its class."""
     cells = []
     for row in map(int, rows):
@@ -199,7 +213,7 @@ def strip_html(data, rows, class_index, label):
     return f'<div role="list" class="pros-strip" aria-label="{html.escape(label)}">{"".join(cells)}</div>'
 
 
-def query_html(data, row):
+def query_html(data: ImageDomains, row: int):
     """The query: its picture with class and domain."""
     name, domain = (
         html.escape(x.replace("_", " "))
@@ -211,7 +225,7 @@ def query_html(data, row):
     )
 
 
-def unit_square(points):
+def unit_square(points: np.ndarray):
     """Points [n, 2] moved and scaled into 0 to 1, their proportions kept, y turned down as on a screen; 4 digits."""
     points = np.asarray(points, dtype=float)
     middle, reach = (points.max(0) + points.min(0)) / 2, max(np.ptp(points, axis=0).max(), 1e-9)

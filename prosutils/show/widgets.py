@@ -8,6 +8,8 @@ import html
 import importlib
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import anywidget
 import ipywidgets
@@ -15,12 +17,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import traitlets
+from torch import nn
 
-from ..domains import usual_gallery
+from ..domains import ImageDomains, usual_gallery
 from ..evaluation import model_transform
 from ..files import UserError
 from ..metrics import query_metrics, rank
 from ..pros import ProS
+from ..splits import Split
 from .pictures import compare_ranks, domain_colours, rank_strips, short
 from .plots import feature_maps, label_colours
 from .widget_parts import (
@@ -46,7 +50,7 @@ class WithPicture:
 
     title = "A widget of prosutils: run this cell to use it."
 
-    def __init__(self, **traits):
+    def __init__(self, **traits: object) -> None:
         if "google.colab" in sys.modules:  # Colab shows no widget but its own until told to
             importlib.import_module("google.colab.output").enable_custom_widget_manager()
         super().__init__(**traits)
@@ -54,7 +58,7 @@ class WithPicture:
     def __repr__(self):
         return f"<{self.title}>"
 
-    def _repr_mimebundle_(self, **kwargs):
+    def _repr_mimebundle_(self, **kwargs: Any):
         bundle = super()._repr_mimebundle_(**kwargs)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         png, size = self.figure()._repr_png_()
@@ -77,14 +81,14 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
     words = traitlets.Unicode().tag(sync=True, echo_update=False)
     answer = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, searches, k):
+    def __init__(self, searches: Mapping[str, Search], k: int) -> None:
         self.searches, self.k = searches, k
         first = next(iter(searches.values()))
         self.data, self.rows, self.cards = first.data, first.gallery, {}
         super().__init__(answer=dict(number=0, strips=[], milliseconds=0, message=""))
 
     @traitlets.observe("drawing", "words")
-    def respond(self, change):
+    def respond(self, change: dict):
         """Answers a drawing or words with new ranks; what cannot be answered gets a message and the ranks stay."""
         start, number = time.perf_counter(), self.answer["number"] + 1
         try:
@@ -94,7 +98,7 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
         except Exception as error:
             self.answer = self.answer | dict(number=number, message=complaint(error))
 
-    def strips(self, kind):
+    def strips(self, kind: str):
         """[{name, scores [k], cards [k]}] of every model, for what is drawn or for the words."""
         if kind == "words":
             query = self.words.strip()
@@ -109,7 +113,7 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
             for name, (scores, places) in ranks.items()
         ]
 
-    def card(self, place):
+    def card(self, place: int):
         """[address of the picture, class name] of a place in the gallery, made once."""
         if place not in self.cards:
             row = int(self.rows[place])
@@ -124,7 +128,12 @@ class SketchSearch(WithPicture, anywidget.AnyWidget):
         return rank_strips(self.data, [image] * len(ranked), ranked, names=names)
 
 
-def sketch_search(models, data, gallery=None, k=9):
+def sketch_search(
+    models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
+    data: ImageDomains,
+    gallery: torch.Tensor | None = None,
+    k: int = 9,
+):
     """A pad to draw on, and the `k` gallery pictures nearest to the drawing, which change as one draws.
 
     models: a model, several, or {name: model}: one strip each; gallery: G rows of `data`, embedded once by each model.
@@ -140,7 +149,7 @@ def sketch_search(models, data, gallery=None, k=9):
 # --- Explorers with menus -----------------------------------------------------------------------------------
 
 
-def menu(label, names, value=None):
+def menu(label: str, names: Sequence[str], value: object | None = None):
     """A dropdown of names, written without "_"."""
     return ipywidgets.Dropdown(
         options=[(name.replace("_", " "), name) for name in names],
@@ -151,7 +160,7 @@ def menu(label, names, value=None):
     )
 
 
-def slider(label, kind=ipywidgets.FloatSlider, **limits):
+def slider(label: str, kind: type[ipywidgets.Widget] = ipywidgets.FloatSlider, **limits: object):
     return kind(description=label, style=dict(description_width="96px"), layout=dict(width="300px"), **limits)
 
 
@@ -167,7 +176,9 @@ class Explorer(WithPicture, ipywidgets.VBox):
     A subclass gives `page()`, HTML for `self.row`. An error in it is shown above the last page, which stays.
     """
 
-    def __init__(self, data, domains, classes, controls):
+    def __init__(
+        self, data: ImageDomains, domains: Sequence[str], classes: Sequence[str], controls: Sequence[ipywidgets.Widget]
+    ) -> None:
         self.data, self.classes, self.busy = data, classes, False
         self.domain, self.class_name = menu("Domain", domains), menu("Class", classes)
         self.number = slider("Drawing", ipywidgets.IntSlider, min=1, max=1)
@@ -180,7 +191,7 @@ class Explorer(WithPicture, ipywidgets.VBox):
         self.add_class("pros-explorer")
         self.update()
 
-    def update(self, change=None):
+    def update(self, change: dict | None = None):
         if self.busy:  # a menu that is refilled reports a change of its own
             return
         self.busy = True
@@ -193,7 +204,7 @@ class Explorer(WithPicture, ipywidgets.VBox):
         finally:
             self.busy = False
 
-    def fit(self, change):
+    def fit(self, change: dict | None):
         """Offers only classes and numbers that the chosen domain has."""
         there = set(self.data.class_names(self.data.rows([self.domain.value], self.classes)))
         names = [name for name in self.classes if name in there]
@@ -214,7 +225,7 @@ class Explorer(WithPicture, ipywidgets.VBox):
 class RankExplorer(Explorer):
     title = "rank_explorer: run this cell, then choose a query"
 
-    def __init__(self, data, split, models, k):
+    def __init__(self, data: ImageDomains, split: Split, models: Mapping[str, nn.Module], k: int) -> None:
         self.split, self.k, self.searches = split, k, searches_of(models, data, split.gallery)
         self.method = menu("Method", [*models, "all, side by side"], "all, side by side")
         self.similarity = menu("Similarity", ["cosine", "euclidean"])
@@ -265,7 +276,9 @@ class RankExplorer(Explorer):
         )
 
 
-def rank_explorer(data, split, models, k=9):
+def rank_explorer(
+    data: ImageDomains, split: Split, models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module], k: int = 9
+):
     """Menus for domain, class, drawing, method and similarity of a query; its ranks in the split's gallery, `k` a page.
 
     models: a model, several, or {name: model}; each embeds the gallery once. Hits are marked ✓, misses ✗.
@@ -279,7 +292,7 @@ def rank_explorer(data, split, models, k=9):
 class UnitExplorer(Explorer):
     title = "unit_explorer: run this cell, then swap a unit"
 
-    def __init__(self, model, data, split, k):
+    def __init__(self, model: ProS, data: ImageDomains, split: Split, k: int) -> None:
         self.model, self.k, self.gallery_domain = model, k, usual_gallery(data, model.domains)
         in_gallery = data.rows([self.gallery_domain], model.classes)
         self.gallery = in_gallery[torch.isin(in_gallery, split.train)]
@@ -291,7 +304,7 @@ class UnitExplorer(Explorer):
         queries = [x for x in model.domains if x != self.gallery_domain] or list(model.domains)
         super().__init__(data, queries, list(model.classes), [*self.units, *self.scales])
 
-    def feature(self, units, scales):
+    def feature(self, units: torch.Tensor, scales: tuple[float, float]):
         """Feature [1, D] of the chosen picture with these units ("own" or a name) and scales, two each."""
         own = self.domain.value, self.class_name.value
         index = [
@@ -310,7 +323,7 @@ class UnitExplorer(Explorer):
         )
         return {"Own units": self.feature(("own", "own"), (1, 1)), f"Units: {changed}": self.feature(units, scales)}
 
-    def ranks(self, feature):
+    def ranks(self, feature: torch.Tensor):
         return self.gallery[rank(feature, self.gallery_features, k=self.k)[1][0]]
 
     def page(self):
@@ -326,7 +339,7 @@ class UnitExplorer(Explorer):
             f"original feature: <b>{moved:.3f}</b></p>{self.bars(original, changed)}{''.join(parts)}</div></div>"
         )
 
-    def bars(self, original, changed, count=5):
+    def bars(self, original: torch.Tensor, changed: torch.Tensor, count: int = 5):
         """The texts nearest to the changed feature: a bar of the cosine each, and how the change moved it."""
         before, after = ((F.normalize(x, dim=1) @ self.texts.T)[0] for x in (original, changed))  # [S]
         lines = []
@@ -352,7 +365,7 @@ class UnitExplorer(Explorer):
         return compare_ranks(self.data, self.row, {name: self.ranks(feature) for name, feature in cases.items()})
 
 
-def unit_explorer(model, data, split, k=9):
+def unit_explorer(model: ProS, data: ImageDomains, split: Split, k: int = 9):
     """Menus that exchange or scale (0 to 3) a picture's domain and class unit, and what that does to its feature.
 
     model: a ProS; the picture and the gallery, whose pictures have their own units, are of training domains and seen
@@ -376,7 +389,7 @@ class MapExplorer(WithPicture, anywidget.AnyWidget):
     kinds = traitlets.Dict().tag(sync=True)  # {"class" | "domain": {names, colours, index of each picture}}
     state = traitlets.Dict().tag(sync=True)  # {map, kind, brushed: {kind: [indices]}, point}
 
-    def __init__(self, data, rows, maps):
+    def __init__(self, data: ImageDomains, rows: torch.Tensor, maps: Mapping[str, np.ndarray]) -> None:
         self.data, self.rows, self.points = data, rows, maps
         kinds = {}
         for kind, names, index in (
@@ -406,7 +419,7 @@ class MapExplorer(WithPicture, anywidget.AnyWidget):
         return feature_maps([dict(points=points, title=name, **shared) for name, points in self.points.items()])
 
 
-def map_explorer(data, rows, maps):
+def map_explorer(data: ImageDomains, rows: torch.Tensor, maps: Mapping[str, np.ndarray]):
     """Maps of the same n pictures (rows of `data`): the one under the pointer is shown, classes or domains are brushed.
 
     maps: {name: points [n, 2]}, for example of `umap_points`. By keyboard: arrow keys step from point to point, the

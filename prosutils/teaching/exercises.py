@@ -19,14 +19,17 @@ import signal
 import textwrap
 import threading
 import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class
 
 from ..files import UserError
 from . import tasks_measuring  # noqa: F401  (importing it registers its exercises)
-from .tasks_training import EXERCISES
+from .tasks_training import EXERCISES, Exercise
 
 GOES_ON = "the notebook goes on with the package's own code."
 NOT_SOLVED = f"Not solved yet: {GOES_ON}"
@@ -44,7 +47,7 @@ SECONDS = 20
 IDLE = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
 
 
-def load_ipython_extension(shell):
+def load_ipython_extension(shell: InteractiveShell):
     """`%load_ext prosutils.teaching.exercises`"""
     shell.register_magics(ExerciseMagics)
 
@@ -52,26 +55,26 @@ def load_ipython_extension(shell):
 @magics_class
 class ExerciseMagics(Magics):
     @cell_magic
-    def exercise(self, line, cell):
+    def exercise(self, line: str, cell: str):
         """%%exercise NAME: runs the cell, checks the function NAME, and says what is wrong with it."""
         run_cell(line.strip(), cell, self.shell.user_ns)
 
 
-def check(name, function):
+def check(name: str, function: Callable):
     """Says whether the learner's function solves an exercise, and why not. -> the function to go on with."""
     solved, told = judge(known(name), function)
     tell(solved, told)
     return function if solved else known(name).right
 
 
-def known(name):
+def known(name: str):
     """The exercise of that name. Raises UserError for a name that none has."""
     if name not in EXERCISES:
         raise UserError(f"There is no exercise called {name!r}. There are: {', '.join(EXERCISES)}.")
     return EXERCISES[name]
 
 
-def run_cell(name, cell, namespace):
+def run_cell(name: str, cell: str, namespace: dict):
     """Runs a cell that should define the function `name`, and checks it; afterwards `name` works either way."""
     try:
         exercise = known(name)
@@ -95,7 +98,7 @@ def run_cell(name, cell, namespace):
     tell(solved, told)
 
 
-def tell(solved, told):
+def tell(solved: bool, told: str):
     """Prints the verdict, in lines that fit a cell."""
     if not solved and told != NOT_SOLVED:
         told = f"Not yet. {told} Until then {GOES_ON}"
@@ -105,7 +108,7 @@ def tell(solved, told):
 # ---- judging -----------------------------------------------------------------------------------------------
 
 
-def judge(exercise, function):
+def judge(exercise: Exercise, function: Callable):
     """(True where the function is right, what the learner is told)."""
     name = exercise.right.__name__
     if function is exercise.right:
@@ -127,7 +130,7 @@ def judge(exercise, function):
     return (False, problem) if problem else (True, f"Right. {exercise.good_for}")
 
 
-def attempt(exercise, function, case, right):
+def attempt(exercise: Exercise, function: Callable, case: tuple, right: Any):
     """The learner's result for a case as a tensor, and what is wrong with it before its numbers are looked at."""
     given = copy.deepcopy(case)
     try:
@@ -156,7 +159,7 @@ def attempt(exercise, function, case, right):
 
 
 @contextlib.contextmanager
-def time_limit(seconds):
+def time_limit(seconds: float):
     """TimeoutError after so many seconds, where the system can interrupt a function (not on Windows or in a thread)."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -174,7 +177,7 @@ def time_limit(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def known_mistake(exercise, tried, wrong):
+def known_mistake(exercise: Exercise, tried: Sequence, wrong: Sequence):
     """The message of the mistake that gives the learner's results: in all cases, or else in all wrong ones."""
     for results in (tried, wrong):
         for message, mistaken in exercise.mistakes.items():
@@ -182,7 +185,7 @@ def known_mistake(exercise, tried, wrong):
                 return message
 
 
-def difference(exercise, yours, right):
+def difference(exercise: Exercise, yours: Any, right: Any):
     """What differs, where no mistake is known that gives it: the shape, the kind of number, or the first entry."""
     if yours.shape != right.shape:
         return (
@@ -205,7 +208,7 @@ def difference(exercise, yours, right):
 # ---- helpers -----------------------------------------------------------------------------------------------
 
 
-def comparable(value, right):
+def comparable(value: Any, right: Any):
     """A result as a tensor that can be compared with the right one; None where its type is wrong.
 
     Where a tensor is wanted only a tensor will do, for later cells go on with it. A number may be of any type.
@@ -218,13 +221,13 @@ def comparable(value, right):
         return None
 
 
-def as_tensor(value):
+def as_tensor(value: Any):
     """A tensor, array, number or tuple of numbers on the CPU; a single number as float, for 1 is as good as 1.0."""
     value = torch.as_tensor(value).detach().cpu()
     return value if value.ndim else value.double()
 
 
-def same(a, b):
+def same(a: Any, b: Any):
     return (
         a.shape == b.shape
         and kind(a) == kind(b)
@@ -232,17 +235,17 @@ def same(a, b):
     )
 
 
-def kind(tensor):
+def kind(tensor: torch.Tensor):
     return "bool" if tensor.dtype == torch.bool else "float" if tensor.is_floating_point() else "int"
 
 
-def kind_of(value):
+def kind_of(value: Any):
     """A value's type in words."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def is_stub(function):
+def is_stub(function: Callable):
     """Whether a function does nothing at all."""
     return (
         hasattr(function, "__code__")
@@ -251,15 +254,15 @@ def is_stub(function):
     )
 
 
-def signature(exercise):
+def signature(exercise: Exercise):
     return f"{exercise.right.__name__}{inspect.signature(exercise.right)}"
 
 
-def quoted(line):
+def quoted(line: str):
     return f": `{line.strip()}`" if line and line.strip() else ""
 
 
-def in_words(error, file):
+def in_words(error: BaseException, file: str):
     """An exception in one or two sentences, with the learner's line that it came from."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not lines:

@@ -29,7 +29,7 @@ class Exercise:
 
 
 #: {name: Exercise}, in the order of the notebooks.
-EXERCISES = {}
+EXERCISES: dict[str, Exercise] = {}
 
 
 def exercise(**parts):
