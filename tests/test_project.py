@@ -60,6 +60,7 @@ ORDER = (
     "show.widgets",
     "teaching.tasks_training",
     "teaching.tasks_measuring",
+    "teaching.differences",
     "teaching.exercises",
     "cli",
     "__main__",
