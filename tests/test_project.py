@@ -117,7 +117,6 @@ IMPORT_NAMES = {
     "nbclient": "nbconvert",
     "jupyter_client": "nbconvert",
     "packaging": "pytest",
-    "pillow_heif": "pillow-heif",
 }
 
 

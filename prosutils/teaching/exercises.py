@@ -191,7 +191,7 @@ def without_gradient(exercise: Exercise, function: Callable):
     """What is wrong with the gradient of a function whose results are right, or None."""
     if not exercise.trains:
         return None
-    given = gradients(exercise: Exercise, function: Callable)
+    given = gradients(exercise, function)
     for name, gradient in gradients(exercise, exercise.right).items():
         if given[name] is None:
             return (
