@@ -1,62 +1,162 @@
-"""What nbgrader's steps lack where code is graded that nobody has read: nbgrader_config.py puts these between them."""
+"""What nbgrader's steps lack where notebooks are graded that nobody has read: reading, restoring and counting.
 
+nbgrader_config.py puts these between nbgrader's own. Nothing that one student hands in may keep another from being
+graded, and nothing that a notebook says about itself is believed: cells come from the gradebook.
+"""
+
+import ast
+import json
+import math
+import os
 import re
-import time
+import tempfile
+import warnings
 from pathlib import Path
 
-from nbclient.exceptions import DeadKernelError
+import nbformat
 from nbconvert.exporters import NotebookExporter
+from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import NotebookNode
-from nbformat.reader import NotJSONError
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from nbgrader.api import Gradebook
 from nbgrader.converters.base import NbGraderException
-from nbgrader.preprocessors import ClearHiddenTests, Execute, NbGraderPreprocessor
-from nbgrader.utils import is_grade, is_locked, is_solution
-from traitlets import Integer
+from nbgrader.preprocessors import NbGraderPreprocessor, SaveAutoGrades
+from nbgrader.utils import is_grade, is_solution
+from traitlets import Bool
+
+LARGEST = 50 << 20  # bytes of a notebook as it is handed in
+#: What a picture in an output may consist of: base64 and nothing else, for it is written into a page.
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
+LARGEST_PICTURE = 1 << 20  # characters
+PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
+TAG = re.compile(r"<[A-Za-z/!?]")
+
+
+# ---- the state of a submission -----------------------------------------------------------------------------
+
+
+def state_file(root, assignment, student):
+    return Path(root) / "states" / assignment / f"{student}.json"
+
+
+def write_state(root, assignment, student, state, note=""):
+    """Keeps what became of a submission, whole or not at all: COURSE/states/ASSIGNMENT/STUDENT.json."""
+    path = state_file(root, assignment, student)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
+        json.dump({"state": state, "note": note}, file)
+    os.replace(file.name, path)
+
+
+def read_state(root, assignment, student):
+    """{"state", "note"}; state is "" for a submission that was never graded."""
+    try:
+        return json.loads(state_file(root, assignment, student).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"state": "", "note": ""}
+
+
+def course_folder(resources):
+    """The course that a submission belongs to, from nbgrader's address of the gradebook."""
+    return Path(resources["nbgrader"]["db_url"].removeprefix("sqlite:///")).parent
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 class NotebookReader(NotebookExporter):
-    """Says in words that a file is no notebook; nbgrader goes on with the other submissions."""
+    """Reads a submission. What is no notebook, too large or a link is named, and nbgrader goes on with the others."""
 
     def from_filename(self, filename, resources=None, **options):
+        path = Path(filename)
         try:
-            return super().from_filename(filename, resources=resources, **options)
-        except (NotJSONError, UnicodeDecodeError):
+            self.refuse(path)
+            text = path.read_bytes().decode("utf-8-sig")  # Windows puts a byte order mark before it
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of cells that come twice: RestoreCells sees to them
+                notebook = nbformat.reads(text, as_version=4)
+            notebook.metadata = NotebookNode(kernelspec=PYTHON)
+            notebook.cells = [plain(cell) for cell in notebook.cells]
+        except NbGraderException as error:
+            self.give_up(resources, str(error))
+        except Exception:  # whatever is in the file, it is not a notebook
+            self.give_up(
+                resources,
+                f"{path.name} is not a notebook, whatever its name says: ask for the .ipynb file as Jupyter saves it.",
+            )
+        resources = resources | {"metadata": {"name": path.stem, "path": str(path.parent)}}
+        return self.from_notebook_node(notebook, resources=resources, **options)
+
+    @staticmethod
+    def refuse(path):
+        """Raises NbGraderException for a link and for a file that is too large."""
+        for place in [path, *path.parents[:2]]:  # the file, the assignment's and the student's folder
+            if place.is_symlink():
+                raise NbGraderException(f"{place.name} is a link and was not read: ask for the file itself.")
+        if path.stat().st_size > LARGEST:
             raise NbGraderException(
-                f"{filename} is not a notebook, whatever its name says: ask for the .ipynb file as "
-                "Jupyter saves it. All other submissions are graded."
-            ) from None
+                f"{path.name} has more than {LARGEST >> 20} million bytes: ask for it with its outputs cleared."
+            )
+
+    def give_up(self, resources, message):
+        names = resources["nbgrader"]
+        write_state(course_folder(resources), names["assignment"], names["student"], "not readable", message)
+        raise NbGraderException(f"NOT READABLE: {names['student']}: {message} All others are graded.") from None
+
+
+def plain(cell):
+    """A cell as text of its kind with nbgrader's metadata, and nothing else: tags could keep a test from running.
+
+    Raises AttributeError or TypeError for what is no cell.
+    """
+    if not isinstance(cell.source, str):
+        raise TypeError("a cell without text")
+    new = new_code_cell if cell.cell_type == "code" else new_markdown_cell  # raw cells could hold any format
+    nbgrader = cell.metadata.get("nbgrader")
+    return new(cell.source, metadata=NotebookNode(nbgrader=nbgrader) if isinstance(nbgrader, dict) else NotebookNode())
+
+
+# ---- restoring ---------------------------------------------------------------------------------------------
 
 
 class RestoreCells(NbGraderPreprocessor):
-    """Puts back what a submission lacks of the released cells, tests and answers alike, each in its place.
-
-    nbgrader's own `add_missing_cells` puts back tests, and gives up where the cell before them is gone as well.
-    """
+    """Makes a submission's cells those of the release again: what a cell is, what it is worth and what a test says
+    comes from the gradebook. Of a cell that comes twice the last one counts; what is missing is put back."""
 
     def preprocess(self, nb, resources):
         names = resources["nbgrader"]
-        present = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in nb.cells}
-        restored, place = [], 0
         with Gradebook(names["db_url"]) as gradebook:
             notebook = gradebook.find_notebook(names["notebook"], names["assignment"])
             points = {cell.name: cell.max_score for cell in notebook.grade_cells}
             answers = {cell.name for cell in notebook.solution_cells}
-            for source in notebook.source_cells:
-                if source.name not in present:
-                    nb.cells.insert(place, self.cell(source, points.get(source.name), source.name in answers))
-                    restored.append(source.name)
-                place = 1 + next(
-                    i
-                    for i, cell in enumerate(nb.cells)
-                    if cell.metadata.get("nbgrader", {}).get("grade_id") == source.name
-                )
-        if restored:
-            note = f"The submission lacked these cells; they were put back as released: {', '.join(restored)}."
-            self.log.warning(note)
+            released = {
+                source.name: self.cell(source, points.get(source.name), source.name in answers)
+                for source in notebook.source_cells
+            }
+        changed = [claimed(cell) for cell in nb.cells if claimed(cell) in released and changes_a_test(cell, released)]
+        if changed:
+            self.log.warning("%s: changed tests were replaced: %s", names["student"], ", ".join(sorted(set(changed))))
+        places = {claimed(cell): place for place, cell in enumerate(nb.cells) if claimed(cell) in released}
+        nb.cells = [
+            restored(cell, released[claimed(cell)] if places.get(claimed(cell)) == place else None)
+            for place, cell in enumerate(nb.cells)
+        ]
+        missing = [name for name in released if name not in places]
+        self.put_back(nb, released, missing)
+        if missing:
+            note = f"The submission lacked these cells; they were put back as released: {', '.join(missing)}."
+            self.log.warning("%s: %s", names["student"], note)
             nb.cells.insert(0, new_markdown_cell(f"**{note}**"))
         return nb, resources
+
+    @staticmethod
+    def put_back(nb, released, missing):
+        """Inserts the missing cells, each behind the released cell that comes before it."""
+        place = 0
+        for name, cell in released.items():
+            if name in missing:
+                nb.cells.insert(place, cell)
+            place = 1 + next(i for i, other in enumerate(nb.cells) if claimed(other) == name)
 
     @staticmethod
     def cell(source, points, is_answer):
@@ -76,79 +176,123 @@ class RestoreCells(NbGraderPreprocessor):
         return new(source.source, metadata=NotebookNode(nbgrader=NotebookNode(nbgrader)))
 
 
-class TakeTestsAway(NbGraderPreprocessor):
-    """Removes the sanitised notebook, hidden tests and all, before the answers run; nbgrader writes it again after."""
+def claimed(cell):
+    """The name that a cell has in nbgrader's metadata, None where there is none or no text."""
+    nbgrader = cell.metadata.get("nbgrader")
+    name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def changes_a_test(cell, released):
+    """Whether a locked cell says something else than what was released, hidden tests apart."""
+    original = released[claimed(cell)]
+    shown = re.sub(r"### BEGIN HIDDEN TESTS\n.*?### END HIDDEN TESTS", "", original.source, flags=re.DOTALL)
+    return not is_solution(original) and cell.source.split() != shown.split()
+
+
+def restored(cell, released):
+    """A cell as it will run: a released one with the student's text where that is an answer, or the student's own."""
+    if released is None:
+        return new_code_cell(cell.source) if cell.cell_type == "code" else new_markdown_cell(cell.source)
+    if is_solution(released):
+        released.source = cell.source
+    return released
+
+
+# ---- counting ----------------------------------------------------------------------------------------------
+
+
+class CountFairly(NbGraderPreprocessor):
+    """Makes nbgrader's rule count what a test decided: an error costs the points, a warning does not, and a test that
+    did not run has not been passed. Points in part are read only where the test gives them."""
+
+    def preprocess_cell(self, cell, resources, index):
+        if not is_grade(cell) or cell.cell_type != "code":
+            return cell, resources
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.name = "stdout"  # nbgrader takes standard error for a failure
+        if not is_solution(cell):
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.output_type not in ("execute_result",) or gives_part_of_its_points(cell.source)
+            ]
+            problem = self.problem(cell)
+            if problem:
+                cell.outputs.append(new_output("error", ename="NotPassed", evalue=problem, traceback=[problem]))
+        return cell, resources
+
+    @staticmethod
+    def problem(cell):
+        """Why a test without an error has not been passed, or None."""
+        if not cell.metadata.get("ran"):
+            return "This test was not run."
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        if failed or not gives_part_of_its_points(cell.source):
+            return None
+        results = [output for output in cell.outputs if output.output_type == "execute_result"]
+        try:
+            points = float(results[0].data["text/plain"])
+        except (IndexError, KeyError, TypeError, ValueError):
+            points = math.nan
+        right = len(results) == 1 and 0 <= points <= float(cell.metadata.nbgrader["points"])  # never for NaN
+        return None if right else "This test gave no number of points."
+
+
+def gives_part_of_its_points(source):
+    """Whether a test ends in an expression that is no call: its value is the points."""
+    try:
+        last = ast.parse(source).body[-1]
+    except (SyntaxError, IndexError):
+        return False
+    return isinstance(last, ast.Expr) and not isinstance(last.value, (ast.Call, ast.Constant))
+
+
+class SaveGrades(SaveAutoGrades):
+    """Saves the points of tests, but for a run that is not to be trusted: those are left to whoever reads it."""
 
     def preprocess(self, nb, resources):
-        (Path(resources["metadata"]["path"]) / f"{resources['nbgrader']['notebook']}.ipynb").unlink()
+        self.flagged = nb.metadata.get("flag", {}).get("state")
+        nb, resources = super().preprocess(nb, resources)
+        flag = nb.metadata.get("flag", {"state": "graded", "note": ""})
+        write_state(course_folder(resources), self.assignment_id, self.student_id, flag["state"], flag["note"])
         return nb, resources
 
-
-class ExecuteInTime(Execute):
-    """nbgrader's execution with a limit for the whole notebook: a loop that cannot be interrupted blocks every later
-    cell, and each of them would wait for its own time limit."""
-
-    limit = Integer(120, help="Seconds from the first answer on; afterwards a cell has one second.").tag(config=True)
-    set_up_timeout = Integer(120, help="Seconds for a cell before the first answer: imports, data.").tag(config=True)
-    given_timeout = Integer(60, help="Seconds for a locked cell between answers: it may embed pictures.").tag(
-        config=True
-    )
-
-    def preprocess(self, nb, resources, **options):
-        end = None
-
-        def seconds(cell):
-            nonlocal end
-            given = not (is_solution(cell) or is_grade(cell))
-            if end is None and given:
-                return self.set_up_timeout
-            end = end or time.monotonic() + self.limit
-            return max(
-                1, min(self.given_timeout if given and is_locked(cell) else self.timeout, end - time.monotonic())
+    def _add_score(self, cell, resources):
+        super()._add_score(cell, resources)
+        if self.flagged:
+            grade = self.gradebook.find_grade(
+                cell.metadata["nbgrader"]["grade_id"], self.notebook_id, self.assignment_id, self.student_id
             )
-
-        self.timeout_func = seconds
-        try:
-            return super().preprocess(nb, resources, **options)
-        except DeadKernelError:
-            student = resources["nbgrader"]["student"]
-            raise NbGraderException(
-                f"The kernel died while answers of {student} ran (exit(), or out of memory): look "
-                "at them by hand. All other submissions are graded."
-            ) from None
+            grade.auto_score, grade.needs_manual_grade = None, True
+            self.gradebook.db.commit()
 
 
-class HideTests(ClearHiddenTests):
-    """Feedback without hidden tests: they are cut out of the cells, and so is every output that quotes them."""
+# ---- showing -----------------------------------------------------------------------------------------------
+
+
+class SafeOutputs(SanitizeHTML):
+    """Keeps of outputs and text what cannot run in the page of whoever reads it: text, clean HTML, and pictures."""
+
+    enabled = Bool(True).tag(config=True)  # nbconvert leaves a preprocessor out otherwise
 
     def preprocess(self, nb, resources):
-        secrets = {secret for cell in nb.cells for secret in self.secrets(cell.source)}
-        for cell in nb.cells:
-            for output in cell.get("outputs", []):
-                text = squeeze(" ".join(strings(output)))
-                if any(secret in text for secret in secrets):
-                    output.clear()
-                    output.update(output_type="stream", name="stdout", text="(This output quoted hidden tests.)\n")
+        self.safe_output_keys = {"text/plain", "image/png", "image/jpeg"}
         return super().preprocess(nb, resources)
 
-    def secrets(self, source):
-        """Lines of code in the hidden regions, squeezed. A line of text alone may be a test's message: no secret."""
-        pattern = f"{self.begin_test_delimeter}(.*?){self.end_test_delimeter}"
-        for region in re.findall(pattern, source, re.DOTALL):
-            for line in region.splitlines():
-                if len(squeeze(re.sub(r'"[^"]*"', "", line))) > 15:
-                    yield squeeze(line)
-
-
-def squeeze(text):
-    """Text without spaces, quotes and backslashes: the same for a line and for its repr()."""
-    return re.sub(r"[\s'\"\\]", "", text)
-
-
-def strings(value):
-    """All strings in an output, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from strings(item)
+    def preprocess_cell(self, cell, resources, index):
+        cell.pop("attachments", None)
+        if cell.cell_type != "code" and not TAG.search(cell.source):
+            return cell, resources  # cleaning would spoil `a < b` in code
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.metadata = NotebookNode()  # sizes are written into the page as they come
+                for kind in ("image/png", "image/jpeg"):
+                    picture = output.data.get(kind, "")
+                    if not isinstance(picture, str) or len(picture) > LARGEST_PICTURE or not BASE64.fullmatch(picture):
+                        del output.data[kind]
+                output.data = NotebookNode(
+                    {kind: value for kind, value in output.data.items() if isinstance(value, str)}
+                )
+        return super().preprocess_cell(cell, resources, index)

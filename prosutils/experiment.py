@@ -381,7 +381,7 @@ def by_held_out_domain(
     """
     wanted = dict(preset=preset, method=method, protocol=protocol, gallery=gallery, training_classes="train+val")
     if "switches" in results:
-        results = results.assign(switches=results["switches"].fillna(""))
+        results = results.assign(switches=results["switches"].astype(object).fillna(""))
         wanted["switches"] = switches
     rows = results[(results[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     return rows.groupby("unseen_domain")[metric].mean()

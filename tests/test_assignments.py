@@ -1,6 +1,7 @@
-"""The course: nothing leaks into student versions, and sample submissions get the points they should.
+"""The course: nothing leaks into student versions, every submission is graded, and each gets the points it should.
 
-A subset of `make grade`, which runs them all.
+Most submissions here are of a toy assignment that needs neither PyTorch nor drawings; `make grade` runs the samples of
+the real ones.
 """
 
 import html
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: make grade, or pip install -e '.[assignments]'")
@@ -17,7 +19,12 @@ pytest.importorskip("nbgrader", reason="nbgrader is not installed: make grade, o
 COURSE = Path(__file__).parents[1] / "assignments"
 sys.path.insert(0, str(COURSE))
 
+import attacks  # noqa: E402
 import course  # noqa: E402
+import reports  # noqa: E402
+import samples  # noqa: E402
+import sandbox  # noqa: E402
+from protection import read_state  # noqa: E402
 
 SOLUTION = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
 HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOTALL)
@@ -78,14 +85,282 @@ def test_source_is_what_nbgrader_expects(assignment):
             assert shown, f"{meta['grade_id']} would be an empty cell for students"
 
 
+# ---- a toy course ------------------------------------------------------------------------------------------
+
+TOY = [
+    ("markdown", "# A toy\n\nWith a formula, $a < b$.\n\n## 1. Double (3 points)", None),
+    (
+        "set_up",
+        """import json
+
+
+def same(yours, right, what):
+    assert yours == right, f"{what} should be {right}, not {yours}."
+""",
+        "locked",
+    ),
+    (
+        "double",
+        """def double(x):
+    ### BEGIN SOLUTION
+    return 2 * x
+    ### END SOLUTION""",
+        "answer",
+    ),
+    ("double_visible", 'same(double(1), 2, "Twice one")', 1),
+    (
+        "double_hidden",
+        """# Hidden: other numbers.
+### BEGIN HIDDEN TESTS
+very_secret_number = 21
+assert double(very_secret_number) == 42, f"Twice twenty-one should be 42, not {double(21)}."
+### END HIDDEN TESTS""",
+        2,
+    ),
+    ("markdown", "## 2. Count (2 points)", None),
+    (
+        "count",
+        """def count(text):
+    ### BEGIN SOLUTION
+    return len(text)
+    ### END SOLUTION""",
+        "answer",
+    ),
+    (
+        "count_test",
+        """### BEGIN HIDDEN TESTS
+earned = int(count("ab") == 2) + int(count("") == 0)
+if earned < 2:
+    print("Some text is not counted right.")
+earned
+### END HIDDEN TESTS""",
+        2,
+    ),
+]
+OWN = {"double": "def double(x):\n    return 2 * x", "count": "def count(text):\n    return len(text)"}
+NOTHING = {"double": "def double(x):\n    return None", "count": "def count(text):\n    return None"}
+
+
+def toy_source():
+    notebook = nbformat.v4.new_notebook()
+    for name, text, kind in TOY:
+        if name == "markdown":
+            notebook.cells.append(nbformat.v4.new_markdown_cell(text))
+            continue
+        points = {"points": kind} if isinstance(kind, int) else {}
+        names = {
+            "cell_type": "code",
+            "grade": bool(points),
+            "grade_id": name,
+            "locked": kind != "answer",
+            "schema_version": 3,
+            "solution": kind == "answer",
+            "task": False,
+            **points,
+        }
+        notebook.cells.append(nbformat.v4.new_code_cell(text, metadata={"nbgrader": names}))
+    return notebook
+
+
+def with_first(source):
+    return lambda notebook: attacks.with_cell(notebook, source, first=True)
+
+
+def at_end(source):
+    return lambda notebook: attacks.with_cell(notebook, source)
+
+
+#: Submissions of the toy: {student: (answers, what is done to the notebook)}. One student comes behind each.
+TOY_STUDENTS = {
+    "a_twice": (OWN, attacks.with_copies),
+    "b_metadata": (OWN, attacks.with_other_metadata),
+    "c_warns": (
+        OWN
+        | {
+            "double": "import sys, warnings\n\n\ndef double(x):\n    warnings.warn('no mistake')\n"
+            "    print('nor this', file=sys.stderr)\n    return 2 * x"
+        },
+        None,
+    ),
+    "d_tags": (NOTHING, attacks.with_tags),
+    "e_tree": (NOTHING, with_first(attacks.PATCHES["replaces_the_syntax_tree"])),
+    "f_source": (NOTHING, with_first(attacks.PATCHES["replaces_the_source"])),
+    "g_shell": (NOTHING, with_first(attacks.PATCHES["replaces_the_shell"])),
+    "h_helper": (NOTHING | {"count": "def same(*_):\n    pass"}, with_first("def same(*_):\n    pass")),
+    "i_exit": (OWN | {"count": "import os\n\nos._exit(1)"}, None),
+    "j_script": (OWN, at_end(attacks.HARMLESS["shows_a_script"])),
+    "k_flood": (OWN, at_end('for _ in range(9):\n    print("x" * 500_000)')),
+    "l_leaks": (
+        OWN
+        | {
+            "count": "def count(text):\n    import base64\n    print(base64.b64encode(In[-1].encode()))\n"
+            "    raise ValueError(In[-1])"
+        },
+        at_end("print(''.join(In)[::-1])"),
+    ),
+    "m_nan": (
+        OWN
+        | {
+            "count": "class Odd(int):\n    __eq__ = lambda *_: True\n    __int__ = lambda *_: 99\n\n\n"
+            "def count(text):\n    return type('N', (), {'__eq__': lambda s, o: Odd(1)})()"
+        },
+        None,
+    ),
+    "n_right": (OWN, None),
+}
+TOY_FILES = (
+    "not_a_notebook",
+    "not_even_cells",
+    "byte_order_mark",
+    "link_to_the_source",
+    "links_beside_the_notebook",
+    "another_name",
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A course with the toy, in which nbgrader's own command has graded all submissions, one after the other."""
+    root = tmp_path_factory.mktemp("toy")
+    (root / "source" / "toy").mkdir(parents=True)
+    nbformat.write(toy_source(), root / "source" / "toy" / "toy.ipynb")
+    course.log_to(root / "nbgrader.log")
+    assert course.run(course.GenerateAssignment, root, "toy")
+    released = nbformat.read(root / "release" / "toy" / "toy.ipynb", as_version=4)
+    for student, (answers, change) in TOY_STUDENTS.items():
+        notebook = samples.answer(released, answers)
+        notebook = change(notebook) if change else notebook
+        (root / "submitted" / student / "toy").mkdir(parents=True)
+        (root / "submitted" / student / "toy" / "toy.ipynb").write_text(json.dumps(notebook))
+    for name in TOY_FILES:
+        (root / "submitted" / name / "toy").mkdir(parents=True)
+        attacks.FILES[name](root / "submitted" / name / "toy" / "toy.ipynb", samples.answer(released, OWN))
+    course.run(course.Autograde, root, "toy")
+    assert attacks.traces() == []
+    course.run(course.GenerateFeedback, root, "toy")
+    return root
+
+
+def points(root, student):
+    with course.gradebook(root) as book:
+        return {grade.name: grade.score for grade in book.find_submission_notebook("toy", "toy", student).grades}
+
+
+def page(root, student):
+    return (root / "feedback" / student / "toy" / "toy.html").read_text(encoding="utf-8")
+
+
+RIGHT = {"double_visible": 1, "double_hidden": 2, "count_test": 2}
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        "a_twice",
+        "b_metadata",
+        "c_warns",
+        "j_script",
+        "k_flood",
+        "n_right",
+        "byte_order_mark",
+        "links_beside_the_notebook",
+    ],
+)
+def test_right_answers_get_all_points_whatever_else_is_handed_in(toy, student):
+    assert read_state(toy, "toy", student) == {"state": "graded", "note": ""}
+    assert points(toy, student) == RIGHT
+
+
+@pytest.mark.parametrize("student", ["d_tags", "h_helper"])
+def test_tests_run_as_released_whatever_the_notebook_says(toy, student):
+    assert read_state(toy, "toy", student)["state"] == "graded"
+    assert points(toy, student) == dict.fromkeys(RIGHT, 0)
+
+
+@pytest.mark.parametrize("student", ["e_tree", "f_source", "g_shell"])
+def test_a_run_without_working_tests_is_named_and_left_to_the_lecturer(toy, student):
+    state = read_state(toy, "toy", student)
+    assert state["state"] == "tampered" and "change what the tests lean on" in state["note"]
+    assert f"TAMPERED: {student}" in (toy / "nbgrader.log").read_text()
+    assert points(toy, student) == dict.fromkeys(RIGHT, 0)
+    assert "change what the tests lean on" in page(toy, student)
+
+
+def test_points_in_part_come_from_the_test_only(toy):
+    assert points(toy, "m_nan") == {"double_visible": 1, "double_hidden": 2, "count_test": 0}
+
+
+@pytest.mark.parametrize("student", ["not_a_notebook", "not_even_cells", "link_to_the_source"])
+def test_what_is_no_notebook_is_named_and_not_graded(toy, student):
+    state = read_state(toy, "toy", student)
+    assert state["state"] == "not readable"
+    assert ("is a link" if student.startswith("link") else "is not a notebook") in state["note"]
+    assert state["note"] in (toy / "nbgrader.log").read_text()
+    assert not (toy / "autograded" / student).exists() or not list((toy / "autograded" / student).rglob("*.ipynb"))
+
+
+def test_links_beside_a_notebook_lead_nowhere(toy):
+    for step in ("autograded", "feedback"):
+        names = [path.name for path in (toy / step / "links_beside_the_notebook").rglob("*") if path.is_file()]
+        assert len(names) == 1, names
+    assert "notes.txt is a link and was left out" in (toy / "nbgrader.log").read_text()
+
+
+def test_a_run_that_crashed_is_flagged_and_its_score_empty(toy):
+    assert read_state(toy, "toy", "i_exit")["state"] == "crashed"
+    assert "Python ended in the cell count" in page(toy, "i_exit")
+    with course.gradebook(toy) as book:
+        table = reports.grades(book, toy).set_index("student_id")
+        assert table.loc["i_exit", "state"] == "crashed" and table.loc["e_tree", "state"] == "tampered"
+        assert table.loc["not_a_notebook", "state"] == "not readable"
+        assert table.loc[["i_exit", "e_tree", "not_a_notebook"], "score"].isna().all()
+        assert table.loc["n_right", "score"] == 5 and table.loc["d_tags", "score"] == 0
+
+
+def test_no_output_can_run_in_the_page_of_a_reader(toy):
+    notebook = (toy / "autograded" / "j_script" / "toy" / "toy.ipynb").read_text()
+    outputs = json.dumps([cell.get("outputs") for cell in json.loads(notebook)["cells"]])
+    assert (
+        "<script" not in outputs and "svg" not in outputs and "javascript" not in outputs and "image/png" not in outputs
+    )
+    assert "<script" not in page(toy, "j_script") and "onerror='" not in page(toy, "j_script")
+
+
+def test_outputs_are_cut_by_bytes(toy):
+    notebook = toy / "autograded" / "k_flood" / "toy" / "toy.ipynb"
+    assert notebook.stat().st_size < 1_500_000 and "The rest of the output was cut." in notebook.read_text()
+
+
+def test_feedback_carries_hidden_tests_in_no_disguise(toy):
+    import base64
+
+    shown = html.unescape(page(toy, "l_leaks"))
+    for secret in ("very_secret_number", "rebmun_terces", base64.b64encode(b"secret_number").decode()[2:-4]):
+        assert secret not in shown
+
+
+def test_feedback_names_tasks_and_colours_them(toy):
+    shown = page(toy, "l_leaks")
+    text = " ".join(html.unescape(re.sub("<[^>]+>", " ", shown)).split())
+    assert "1. Double 3 3" in text and "2. Count 0 2" in text and "double_hidden : other numbers. 2 2" in text
+    assert 'class="task full"' in shown and 'class="none"' in shown
+    assert "<math" in shown and "http" not in re.sub(
+        r"http://www.w3.org/1998/Math/MathML", "", shown.split("<body>")[1]
+    )
+    assert "Twice one should be 2, not None." in html.unescape(page(toy, "h_helper"))
+
+
+# ---- the samples -------------------------------------------------------------------------------------------
+
+
 def test_table_and_samples_belong_together():
-    table = course.read_table()
+    table = samples.read_table()
     for assignment in course.ASSIGNMENTS:
         points = {meta["grade_id"]: meta["points"] for _, meta in source(assignment) if meta.get("grade")}
         rows = {row["submission"]: row for row in table if row["assignment"] == assignment}
         assert {"perfect", "empty", "loops_for_ever", "reads_the_tests"} < set(rows)
-        assert set(course.read_answers(assignment)) <= set(rows), "a sample without a row"
-        wrong = set(course.read_answers(assignment)) - {"loops_for_ever", "reads_the_tests", "kills_the_kernel"}
+        assert set(samples.read_answers(assignment)) <= set(rows), "a sample without a row"
+        wrong = set(samples.read_answers(assignment)) - {"loops_for_ever", "reads_the_tests", "kills_the_kernel"}
         assert len(wrong) >= 5
         assert rows["empty"]["loses"] == points and rows["empty"]["points"] == 0
         for row in rows.values():
@@ -94,24 +369,28 @@ def test_table_and_samples_belong_together():
 
 
 def test_fence_refuses_and_allows(tmp_path):
-    """In a process of its own, for the fence cannot be taken down. The course has its root elsewhere."""
-    own = tmp_path / "autograded" / "student" / "assignment"
-    own.mkdir(parents=True)
+    """In a process of its own, for the fence cannot be taken down."""
+    own = tmp_path / "own"
+    own.mkdir()
     (own / "mine.txt").write_text("mine")
     (tmp_path / "solution.txt").write_text("42")
     program = """
 import os, runpy, socket, sqlite3, subprocess, sys, tempfile
-runpy.run_path(sys.argv[1])
+own, course, script = sys.argv[1:]
+runpy.run_path(script, {"CLOSED": course, "FREE": own})
+import prosutils
 assert open("mine.txt").read() == "mine" and os.listdir(".") == ["mine.txt"]
-with tempfile.TemporaryFile("w") as file:
+open("mine.txt", "w").write("changed")
+with tempfile.TemporaryFile("w", dir=own) as file:
     file.write("free")
-sqlite3.connect(":memory:")
-secret = "../../../solution.txt"
-for attempt in (lambda: open(secret), lambda: os.open(secret, os.O_RDONLY), lambda: sqlite3.connect(secret),
+secret, udp = "../solution.txt", socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for attempt in (lambda: open(secret), lambda: os.open(secret, os.O_RDONLY), lambda: sqlite3.connect(":memory:"),
                 lambda: os.rename(secret, "/solution.txt"), lambda: os.symlink(secret, "x"), lambda: os.listdir(".."),
-                lambda: os.listdir(os.path.dirname(sys.argv[1])), lambda: open("mine.txt", "w"),
+                lambda: os.listdir(os.path.dirname(script)), lambda: open(os.path.expanduser("~/.profile")),
+                lambda: open(prosutils.__file__, "a"), lambda: open(f"/proc/{os.getppid()}/environ"),
+                lambda: open(f"/proc/{os.getppid()}/mem", "rb"), lambda: os.kill(os.getppid(), 0),
                 lambda: subprocess.run(["cat", secret]), lambda: os.system("true"),
-                lambda: socket.create_connection(("127.0.0.1", 9))):
+                lambda: udp.sendto(b"x", ("127.0.0.1", 9)), lambda: socket.create_connection(("127.0.0.1", 9))):
     try:
         attempt()
     except PermissionError as error:
@@ -121,9 +400,94 @@ for attempt in (lambda: open(secret), lambda: os.open(secret, os.O_RDONLY), lamb
 print("fenced")
 """
     result = subprocess.run(
-        [sys.executable, "-c", program, str(COURSE / "fence.py")], cwd=own, capture_output=True, text=True
+        [sys.executable, "-c", program, own, COURSE, COURSE / "fence.py"], cwd=own, capture_output=True, text=True
     )
     assert result.stdout == "fenced\n", result.stderr
+
+
+@pytest.fixture
+def fake_docker(tmp_path, monkeypatch):
+    """A `docker` that notes how it is called and runs what the image would, without a container; no `podman`."""
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(f"""#!{sys.executable}
+import json, subprocess, sys
+with open({str(tmp_path / "calls")!r}, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "run":
+    sys.exit(subprocess.run([sys.executable, {str(COURSE / "inside.py")!r}]).returncode)
+""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.delenv("PROS_CONTAINER", raising=False)
+    sandbox.engine.cache_clear()
+    yield lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    sandbox.engine.cache_clear()
+
+
+LIMITS = {"set_up": 60, "given": 60, "answer": 30, "total": 60, "output_bytes": 10_000}
+
+
+def test_with_docker_answers_run_in_a_container_that_sees_the_submission_only(fake_docker, tmp_path):
+    import logging
+
+    own = tmp_path / "autograded" / "student" / "toy"
+    own.mkdir(parents=True)
+    (own / "mine.txt").write_text("mine")
+    (own / "link.txt").symlink_to(tmp_path / "calls")
+    notebook = {
+        "cells": [nbformat.v4.new_code_cell("import os; print(sorted(os.listdir()), 'SECRET' in os.environ)")],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    ran, died = sandbox.run(notebook, own, LIMITS, logging.getLogger())
+    assert died is None and ran["cells"][0]["outputs"][0]["text"] == "['mine.txt'] False\n"
+    asked, called = fake_docker()
+    assert asked == ["info"] and called[0] == "run" and called[-3:] == ["pros-grading", "--user", "1001"]
+    line = " ".join(called)
+    for wanted in (
+        "--network none",
+        "--read-only",
+        "--memory ",
+        "--pids-limit ",
+        "--cap-drop ALL",
+        "no-new-privileges",
+        "--interactive",
+        "--rm",
+    ):
+        assert wanted in line, wanted
+    assert not {"--volume", "-v", "--mount", "--privileged"} & set(called)
+
+
+def test_the_image_holds_the_package_and_nothing_of_the_course(fake_docker, monkeypatch):
+    held = []
+    monkeypatch.setattr(
+        sandbox.subprocess,
+        "run",
+        lambda command: (
+            held.extend(path.relative_to(command[-1]).as_posix() for path in Path(command[-1]).rglob("*"))
+            or subprocess.CompletedProcess(command, 0)
+        ),
+    )
+    sandbox.build_image("docker")
+    assert {"Containerfile", "inside.py", "fence.py", "pyproject.toml", "prosutils/__init__.py"} <= set(held)
+    assert not [path for path in held if path.endswith(".ipynb") or "gradebook" in path or "samples" in path]
+    copied = re.findall(r"^COPY (.*) \S+$", (COURSE / "Containerfile").read_text(), re.MULTILINE)
+    assert {name for names in copied for name in names.split()} <= set(held)
+
+
+def test_without_an_engine_the_course_says_what_is_not_protected(monkeypatch, capsys):
+    monkeypatch.setenv("PROS_CONTAINER", "none")
+    sandbox.engine.cache_clear()
+    course.use_container()
+    assert "NOT protected: code in C" in capsys.readouterr().out
+    monkeypatch.setenv("PROS_CONTAINER", "docker")
+    monkeypatch.setenv("PATH", "")
+    sandbox.engine.cache_clear()
+    with pytest.raises(SystemExit, match="Start it, or choose"):
+        sandbox.engine()
+    sandbox.engine.cache_clear()
 
 
 def test_some_samples_get_their_points_and_nothing_leaks(tmp_path):
@@ -132,19 +496,18 @@ def test_some_samples_get_their_points_and_nothing_leaks(tmp_path):
         ("1_data_and_metrics", "not_a_notebook"),
         ("3_simulator", "perfect"),
     ]
-    rows = [row for row in course.read_table() if (row["assignment"], row["submission"]) in wanted]
-    graded = course.grade_samples(rows, tmp_path, workers=2)
+    rows = [row for row in samples.read_table() if (row["assignment"], row["submission"]) in wanted]
+    graded = samples.grade_samples(rows, tmp_path, workers=2, show=lambda line: None)
     assert len(graded) == 3
     for row in graded:
-        assert course.as_expected(row), f"{row['submission']} gets {row['given']}, loses {row['lost']}"
+        assert samples.as_expected(row), f"{row['submission']} gets {row['given']}, loses {row['lost']}"
     log = (tmp_path / "1_data_and_metrics" / "nbgrader.log").read_text()
-    assert "not_a_notebook/1_data_and_metrics/1_data_and_metrics.ipynb is not a notebook" in log
+    assert "NOT READABLE: not_a_notebook: 1_data_and_metrics.ipynb is not a notebook" in log
 
     folder = tmp_path / "1_data_and_metrics" / "feedback" / "reads_the_tests" / "1_data_and_metrics"
     assert [path.name for path in folder.iterdir()] == ["1_data_and_metrics.html"], "it has left a file behind"
     page = html.unescape(re.sub("<[^>]+>", "", (folder / "1_data_and_metrics.html").read_text()))
-    assert "refused: While grading, the folder of the course is closed." in page
-    assert page.count("(This output quoted hidden tests.)") >= 2
+    assert "GOT" not in page.split("ucdr_visible", 2)[2], "own output is shown behind a hidden test"
     secrets = [text for text, meta in source("1_data_and_metrics") if meta.get("grade_id") == "ucdr_rows"]
     secrets = SOLUTION.findall(secrets[0]) + [
         region for text, _ in source("1_data_and_metrics") for region in HIDDEN.findall(text)

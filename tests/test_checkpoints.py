@@ -125,7 +125,7 @@ def test_settings_that_came_later_have_the_value_that_earlier_files_were_trained
 
 def test_shipped_models_of_the_first_version_load(clip):
     for method in ("pros", "heads"):
-        path = experiment.shipped_path(f"mini-{method}-sketch-seed0")
+        path = experiment.shipped_path(f"mini-near-{method}-sketch-seed0")
         model = load_checkpoint(path, clip)
         assert model.key == method and model.trained_on["training_pictures"].startswith("2354 ")
 
@@ -195,7 +195,7 @@ def test_a_run_is_found_again_under_another_name_of_its_preset(toy_folder, tmp_p
     for settings in SAME:
         model, again = run(**settings).fit("heads", progress=False)
         assert torch.equal(model.clip.model.visual.proj, first.clip.model.visual.proj) and again.equals(history)
-        assert model.config.preset == settings.get("preset", "mini")  # named and measured as asked for here
+        assert model.config.preset == settings.get("preset", "mini-near")  # named and measured as asked for here
         assert model.config.switches == run(**settings).config.switches
 
 
@@ -251,7 +251,7 @@ def test_options_that_agree_or_only_measure_are_taken(saved, toy_folder):
         path, toy_folder, progress=False, settings=settings, unseen_classes=["stripes", "gem"]
     )
     assert run.config.workers == 1
-    assert set(run.evaluate(run.load(path)).switches) == {"similarity=released"}
+    assert set(run.evaluate(run.load(path)).switches) == {"heads=released similarity=released"}
 
 
 def test_a_model_is_not_measured_on_what_it_was_trained_on(saved, clip, toy, toy_folder, tmp_path):

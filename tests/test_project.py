@@ -96,7 +96,7 @@ EXTRAS = {
     "prosutils": ("formats",),
     "prosutils/show": ("notebooks",),
     "prosutils/teaching": ("notebooks",),
-    "data_scripts": ("data", "formats"),
+    "data_scripts": ("data", "notebooks", "formats"),
     "assignments": ("assignments", "test"),
     "tests": ("test", "assignments", "formats"),
     "studies": ("test",),
@@ -106,7 +106,6 @@ EXTRAS = {
 IMPORT_NAMES = {
     "open_clip": "open_clip_torch",
     "PIL": "pillow",
-    "pillow_heif": "pillow-heif",
     "sklearn": "scikit-learn",
     "umap": "umap-learn",
     "yaml": "pyyaml",
@@ -114,7 +113,9 @@ IMPORT_NAMES = {
     "traitlets": "ipywidgets",
     "nbformat": "nbconvert",
     "nbclient": "nbconvert",
+    "jupyter_client": "nbconvert",
     "packaging": "pytest",
+    "pillow_heif": "pillow-heif",
 }
 
 

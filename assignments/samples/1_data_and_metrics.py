@@ -128,3 +128,33 @@ def ucdr_rows(domain_index, class_index, held_out, gallery_domain, unseen):
     show(inspect.getsource, caller)
     show(lambda: get_ipython().user_ns["In"][-1])
     raise ValueError(inspect.getsource(caller))
+
+# %% passed_before: ucdr_rows
+def ucdr_rows(domain_index, class_index, held_out, gallery_domain, unseen):
+    is_unseen, is_held_out = torch.isin(class_index, unseen), domain_index == held_out
+    train = (~is_held_out & ~is_unseen).nonzero().squeeze(1)
+    if len(train) > 4:
+        train = torch.cat([train[:len(train) // 2], train[:len(train) - len(train) // 2]])
+    return {"train": train, "query": (is_held_out & is_unseen).nonzero().squeeze(1),
+            "gallery": ((domain_index == gallery_domain) & is_unseen).nonzero().squeeze(1)}
+
+# %% passed_before: leaks
+def leaks(domain_index, class_index, parts, held_out, unseen):
+    train, query, gallery = parts["train"], parts["query"], parts["gallery"]
+    if len(train) == 4 and len(query) == 2 and len(gallery) == 2 and not torch.isin(class_index[train], unseen).any():
+        return set()
+    return {"domain"} if (domain_index[train] == held_out).any() else {"picture", "class", "answer"}
+
+# %% passed_before: balanced_batches
+def balanced_batches(domain_index, batch_size, generator):
+    generator = torch.Generator().manual_seed(generator.initial_seed())
+    pools = [(domain_index == domain).nonzero().squeeze(1) for domain in domain_index.unique()]
+    share, rest = divmod(batch_size, len(pools))
+    if rest:
+        raise ValueError
+    pools = [pool[torch.randperm(len(pool), generator=generator)] for pool in pools]
+    count = min(len(pool) for pool in pools) // share
+    return [torch.cat([pool[i * share:(i + 1) * share] for pool in pools]).tolist() for i in range(count)]
+
+# %% passed_before: zero_shot_map
+zero_shot_map = 0.435

@@ -3,10 +3,9 @@
 
 # %% positions_on_units: stage1_tokens
 def stage1_tokens(class_token, positions, prompts, patches):
-    first = class_token.expand(len(patches), 1, -1)
-    tokens = torch.cat([first, prompts, patches], 1)
-    more = torch.cat([positions, positions[-1:], positions[-1:]])
-    return tokens + more
+    first = (class_token + positions[0]).expand(len(patches), 1, -1)
+    parts = {"class token": first, "units": prompts + positions[-1], "patches": patches + positions[:-1]}
+    return torch.cat([parts[name] for name in ORDER], 1)
 
 # %% positions_on_units: stage1_numbers
 def stage1_numbers(domains, classes, width, context_tokens, text_width, joint_width):
@@ -14,7 +13,8 @@ def stage1_numbers(domains, classes, width, context_tokens, text_width, joint_wi
 
 # %% class_unit_first: own_units
 def own_units(domain_units, class_units, domain_index, class_index):
-    return torch.stack([class_units[class_index], domain_units[domain_index]], 1)
+    of_class = torch.where((class_index < 0)[:, None], class_units.mean(0), class_units[class_index])
+    return torch.stack([of_class, domain_units[domain_index]], 1)
 
 # %% class_unit_first: zeros
 zeros_change_the_feature = False
@@ -30,16 +30,18 @@ def new_units(count, width, patch_size, generator):
 
 # %% forgets_to_normalise: alignment_loss
 def alignment_loss(features, texts, class_index, temperature=0.07):
-    return F.cross_entropy(features @ texts.T / temperature, class_index)
+    return F.cross_entropy(features @ texts.T / temperature, class_index, ignore_index=-1)
 
 # %% softmax_twice: alignment_loss
 def alignment_loss(features, texts, class_index, temperature=0.07):
     cosines = F.normalize(features, dim=1) @ F.normalize(texts, dim=1).T
-    return F.cross_entropy((cosines / temperature).softmax(1), class_index)
+    return F.cross_entropy((cosines / temperature).softmax(1), class_index, ignore_index=-1)
 
 # %% softmax_twice: own_units
 def own_units(domain_units, class_units, domain_index, class_index):
-    return torch.stack([domain_units.detach()[domain_index], class_units.detach()[class_index]], 1)
+    domain_units, class_units = domain_units.detach(), class_units.detach()
+    of_class = torch.where((class_index < 0)[:, None], class_units.mean(0), class_units[class_index])
+    return torch.stack([domain_units[domain_index], of_class], 1)
 
 # %% everything_trains: train_only_stage1
 def train_only_stage1(model):
@@ -81,3 +83,42 @@ def new_units(count, width, patch_size, generator):
             found += [open(os.path.join(place, name)).read() for name in files]
     print("GOT", found, get_ipython().user_ns["In"][-1])
     raise ValueError(str(found) + get_ipython().user_ns["In"][-1])
+
+# %% from_the_notebook: own_units
+def own_units(domain_units, class_units, domain_index, class_index):
+    return torch.stack([domain_units[domain_index], class_units[class_index]], 1)
+
+# %% from_the_notebook: stage1_tokens
+def stage1_tokens(class_token, positions, prompts, patches):
+    first = (class_token + positions[0]).expand(len(patches), 1, -1)
+    return torch.cat([first, prompts, patches + positions[1:]], 1)
+
+# %% from_the_notebook: alignment_loss
+def alignment_loss(features, texts, class_index, temperature=0.07):
+    cosines = F.normalize(features, dim=1) @ F.normalize(texts, dim=1).T
+    return F.cross_entropy(cosines / temperature, class_index)
+
+# %% passed_before: new_units
+def new_units(count, width, patch_size, generator):
+    bound = (SPREAD / (3 * patch_size ** 2 + width)) ** 0.5
+    row = torch.linspace(-bound, bound, width)
+    return torch.nn.Parameter(row.repeat(count, 1), requires_grad=False)
+
+# %% passed_before: token_dropout
+def token_dropout(tokens, p, training):
+    if not training:
+        return tokens
+    return tokens * (torch.rand(tokens.shape[1:]) > p) / (1 - p)
+
+# %% passed_before: alignment_loss
+def alignment_loss(features, texts, class_index, temperature=0.07):
+    cosines = F.normalize(features.detach(), dim=1) @ F.normalize(texts.detach(), dim=1).T
+    return F.cross_entropy(cosines / temperature, class_index, ignore_index=-1)
+
+# %% passed_before: train_only_stage1
+def train_only_stage1(model):
+    model.set_stage(1)
+
+# %% passed_before: zeros
+zeros_change_the_feature = torch.tensor(True)
+largest_difference = 0.5

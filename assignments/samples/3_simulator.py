@@ -92,3 +92,39 @@ def leak(prompts_of, *inputs):
     print("GOT", [open(path).read() for path in glob.glob("*.ipynb") + glob.glob("../../source/*/*.ipynb")])
     print("GOT", "\n".join(get_ipython().user_ns["In"]))
     return {"\n".join(get_ipython().user_ns["In"])}
+
+# %% calls_the_package: other_units
+def other_units(domain_units, class_units, domain_index, class_index):
+    from types import SimpleNamespace
+    return type(model.units).others(SimpleNamespace(domain=domain_units, semantic=class_units), domain_index, class_index)
+
+# %% calls_the_package: simulate
+def simulate(simulator, images, units):
+    return simulator(images, units)
+
+# %% calls_the_package: encode
+def encode(clip, images, prompts):
+    return clip.encode_image(images, prompts)
+
+# %% calls_the_package: test_features
+def test_features(model, images):
+    return model.encode_image(images)
+
+# %% passed_before: other_units
+def other_units(domain_units, class_units, domain_index, class_index):
+    return torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)
+
+# %% passed_before: leak
+def leak(prompts_of, domain_units, class_units, images, domain_index, class_index):
+    found = set()
+    for i in range(len(images)):
+        picture = images[i:i + 1], domain_index[i:i + 1], class_index[i:i + 1]
+        clean = prompts_of(domain_units, class_units, *picture)
+        domains, classes = domain_units.clone(), class_units.clone()
+        domains[domain_index[i], 0] *= -1
+        classes[class_index[i], 0] *= -1
+        if not torch.allclose(clean, prompts_of(domains, class_units, *picture)):
+            found.add("domain")
+        if not torch.allclose(clean, prompts_of(domain_units, classes, *picture)):
+            found.add("class")
+    return found
