@@ -16,6 +16,8 @@ from protection import course_folder, write_state
 from reports import read_students
 from traitlets import Integer
 
+#: First line of a locked cell that only shows something: it costs time and earns nothing.
+PICTURE = "# A picture for you: grading leaves this cell out."
 #: Modules whose names tests use, looked at where the locked cells of a notebook import them.
 LEANS_ON = ("torch", "torch.nn.functional", "torch.testing", "prosutils")
 #: Prints what tests lean on: for every place of Python, PyTorch, the package and the kernel, a number that changes when
@@ -145,7 +147,7 @@ def plan(nb, number=None):
     probe, answered, helpers = fingerprint_for(nb), False, helpers_of(nb)
     steps = [step(probe, "set_up", probe=True)]
     for cell in nb.cells:
-        if cell.cell_type != "code":
+        if cell.cell_type != "code" or (is_locked(cell) and cell.source.startswith(PICTURE)):
             continue
         is_test = is_grade(cell) and not is_solution(cell)
         if not is_test and steps[-1].get("is_test"):

@@ -75,8 +75,8 @@ class ImageDomains:
             warnings.warn(message + " They are skipped.", stacklevel=2)
 
         paths = [path for path, why in zip(files, faults, strict=True) if not why]
-        domains, domain_index = _numbered([readable(path.parts[-3]) for path in paths])
-        classes, class_index = _numbered([class_name(readable(path.parts[-2])) for path in paths])
+        domains, domain_index = _numbered(_labels(paths, -3))
+        classes, class_index = _numbered([class_name(name) for name in _labels(paths, -2)])
         for kind, names in (("domain", domains), ("class", classes)):
             if len(names) < 2:
                 what = f"one {kind} only ({names[0]})" if len(names) else "no image"
@@ -130,6 +130,16 @@ class ImageDomains:
         """DataFrame class x domain with the number of images."""
         table = self.table()
         return pd.crosstab(table["class"], table["domain"])
+
+
+def _labels(paths: list[Path], part: int) -> list[str]:
+    """The readable names [n] of the folders that paths are in. UserError where two folders would have one name."""
+    names = {name: readable(name) for name in {path.parts[part] for path in paths}}
+    folders = {shown: name for name, shown in names.items()}
+    for name, shown in names.items():
+        if folders[shown] != name:
+            raise UserError(f"Two folders are named {shown}, one of them in bytes that are not UTF-8: rename one.")
+    return [names[path.parts[part]] for path in paths]
 
 
 def _numbered(names: list[str]) -> tuple[tuple[str, ...], torch.Tensor]:

@@ -51,23 +51,32 @@ class Case:
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
 #: Factor of the preset's rates where it is not 1, by the same budget for every method (studies/tune_methods.py).
 RATES = {"full": 0.1, "static": 1 / 3}
+#: ProS as in the paper's Fig. 2, heads frozen, whichever setting the preset has.
+PAPER = dict(switches=dict(heads="paper"))
 BASELINES = {
     METHODS[key].label: Case(key, rates=RATES.get(key, 1.0))
-    for key in ("zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro", "pros")
+    for key in ("zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro")
+} | {  # in both settings, whichever the preset has
+    "ProS": Case("pros", PAPER),
+    "ProS + heads": Case("pros", dict(switches=dict(heads="released"))),
 }
 PROS = {"ProS": BASELINES["ProS"]}  # every table holds what it compares with
 ABLATIONS = (
     PROS
     | {
-        METHODS[key].label: Case(key)
+        METHODS[key].label: Case(key, PAPER)
         for key in ("pros-no-mask", "pros-removed-units", "pros-domain-units", "pros-class-units", "pros-no-units")
     }
     | {
-        "ProS, random units": Case("pros", dict(stage1=dict(epochs=0))),
-        "ProS, heads frozen": Case("pros", dict(stage1=dict(lr_heads=0.0), stage2=dict(lr_heads=0.0))),
-        "ProS, simulator frozen": Case("pros", dict(stage2=dict(lr_simulator=0.0))),
+        "ProS, random units": Case("pros", PAPER | dict(stage1=dict(epochs=0))),
+        "ProS, patches of its own": Case("pros", PAPER | dict(simulator_reads="own")),
+        "ProS, one prompt of each kind": Case("pros", PAPER | dict(prompt_tokens=1)),
+        "ProS, simulator frozen": Case("pros", PAPER | dict(stage2=dict(lr_simulator=0.0))),
     }
-    | {f"ProS, simulator of depth {depth}": Case("pros", dict(simulator_layers=depth)) for depth in (1, 2, 3, 4)}
+    | {
+        f"ProS, simulator of depth {depth}": Case("pros", PAPER | dict(simulator_layers=depth))
+        for depth in (1, 2, 3, 4)
+    }
 )
 ORACLES = {
     f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
@@ -76,18 +85,19 @@ ORACLES = {
 SWITCHES = (
     PROS
     | {
-        f"ProS, {name}=released": Case("pros", at_test={name: "released"})
+        f"ProS, {name}=released": Case("pros", PAPER, at_test={name: "released"})
         for name in ("similarity", "average_precision")
     }
     | {
-        f"ProS, {name}=released": Case("pros", dict(switches={name: "released"}))
+        f"ProS, {name}=released": Case("pros", dict(switches={"heads": "paper", name: "released"}))
         for name in ("read_out", "dropout", "normalisation", "selection", "polarity")
     }
     | {
         "ProS, all switches released": Case(
             "pros",
             dict(
-                switches={
+                switches={"heads": "released"}
+                | {
                     name: "released"
                     for name in (
                         "read_out",

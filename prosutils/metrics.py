@@ -114,7 +114,7 @@ def neighbour_purity(features: torch.Tensor, labels: torch.Tensor, k: int = 10):
     return float((labels[index] == labels[:, None])[neighbour].float().mean())
 
 
-def _block_metrics(hit: torch.Tensor, ks: Sequence[int], ap_norm: str, all_rules: bool):
+def _block_metrics(hit: torch.Tensor, ks: Sequence[int], ap_norm: str, all_rules: bool = False):
     """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
     size = hit.shape[1]
     hits_so_far = hit.cumsum(1, dtype=torch.float32)  # [B, G]

@@ -323,7 +323,7 @@ def test_no_output_can_run_in_the_page_of_a_reader(toy):
     assert (
         "<script" not in outputs and "svg" not in outputs and "javascript" not in outputs and "image/png" not in outputs
     )
-    assert "<script" not in page(toy, "j_script") and "onerror='" not in page(toy, "j_script")
+    assert not re.search(r"<script|<[^>]*onerror", page(toy, "j_script"))
 
 
 def test_outputs_are_cut_by_bytes(toy):

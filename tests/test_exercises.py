@@ -367,7 +367,7 @@ BROKEN = {
     "NaN": (
         "read_out",
         "def read_out(tokens, norm, project):\n    return norm(tokens[:, :2]) @ project / 0 * 0",
-        "48 of 48 numbers of your result are not finite",
+        "48 of 48 numbers of your result are NaN. Is 0 divided by 0",
     ),
     "change in place": (
         "reverse_mask",
@@ -378,7 +378,7 @@ BROKEN = {
     "other numbers": (
         "read_out",
         "def read_out(tokens, norm, project):\n    return 2 * norm(tokens[:, :2]) @ project",
-        "48 of 48 numbers differ, the first at [0, 0, 0]: yours",
+        "all numbers are 2 times what they should be",
     ),
 }
 
@@ -474,6 +474,114 @@ def test_check_returns_the_function_to_go_on_with(capsys):
     assert exercises.check("read_out", lambda tokens, norm, project: tokens[:, :2]) is right
     out = capsys.readouterr().out
     assert out.startswith("Right. ") and "Not yet. " in out
+
+
+#: Exercise, the body of an answer that was once taken for right, words that the learner reads.
+ONCE_RIGHT = {
+    "units of the last index by one-hot": (
+        "own_units",
+        "d, y = F.one_hot(domain_index).float() @ domain_units, F.one_hot(class_index).float() @ class_units\n"
+        "return torch.stack([d, y], 1)",
+        "stops with a RuntimeError",
+    ),
+    "mask of the last index by one-hot": (
+        "reverse_mask",
+        "d = domain_units * (1 - F.one_hot(domain_index))[..., None]\n"
+        "y = class_units * (1 - F.one_hot(class_index))[..., None]\nreturn torch.cat([d, y], 1)",
+        "stops with a RuntimeError",
+    ),
+    "one too many": ("keep_out", "return order[:int(fraction * len(order)) + 1]", "one picture more than the share"),
+    "three of each": (
+        "balanced_batch",
+        "return torch.cat([order[domain_index[order] == i][:3] for i in domain_index.unique()])",
+        "three pictures of each domain",
+    ),
+    "mean over classes": (
+        "nearest_purity",
+        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+        "hit = (labels[n] == labels[:, None]).float().mean(1)\n"
+        "return sum(hit[labels == c].mean() for c in labels.unique()) / len(labels.unique())",
+        "mean over the labels",
+    ),
+    "0 on the diagonal": (
+        "nearest_purity",
+        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(0).topk(k).indices\n"
+        "return (labels[n] == labels[:, None]).float().mean()",
+        "others can be below 0",
+    ),
+    "0 on the diagonal of the space": (
+        "neighbours_kept",
+        "x = F.normalize(features)\na = (x @ x.T).fill_diagonal_(0).topk(k).indices\n"
+        "b = torch.cdist(points, points).fill_diagonal_(1e9).topk(k, largest=False).indices\n"
+        "return (b[:, :, None] == a[:, None]).any(2).float().mean()",
+        "others can be below 0",
+    ),
+    "units detached": (
+        "own_units",
+        "return torch.stack([domain_units.detach()[domain_index], class_units[class_index]], 1)",
+        "no gradient reaches `domain_units`",
+    ),
+    "features detached": (
+        "class_loss",
+        "c = F.normalize(features.detach()) @ F.normalize(texts).T\n"
+        "return F.cross_entropy(c / temperature, class_index)",
+        "no gradient reaches `features`",
+    ),
+    "lengths detached": (
+        "class_loss",
+        "c = (features / features.detach().norm(dim=1, keepdim=True)) @ F.normalize(texts).T\n"
+        "return F.cross_entropy(c / temperature, class_index)",
+        "the gradient of `features` is not",
+    ),
+    "nothing trains": (
+        "read_out",
+        "with torch.no_grad():\n    return norm(tokens[:, :2]) @ project",
+        "no gradient reaches `tokens`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name, body, words", ONCE_RIGHT.values(), ids=ONCE_RIGHT)
+def test_an_answer_that_only_looks_right_is_not(submit, name, body, words):
+    told, namespace = submit(name, written(name, body))
+    assert told.startswith("Not yet. ") and words in told
+    assert namespace[name] is EXERCISES[name].right
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "m = np.sort((ours - theirs)[drawn].mean(1))\nreturn m[int(0.025 * len(m))], m[int(0.975 * len(m))]",
+        "m = np.sort((ours - theirs)[drawn].mean(1))\nreturn m[int(0.025 * len(m)) - 1], m[int(0.975 * len(m)) - 1]",
+        "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5], method='lower')",
+        "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5], method='higher')",
+    ],
+)
+def test_any_rule_for_percentiles_is_right(submit, body):
+    assert submit("bootstrap_interval", written("bootstrap_interval", body))[0].startswith("Right. ")
+
+
+#: Body of an answer to `reverse_mask`, words that name what is wrong with its numbers.
+RELATIONS = {
+    "permuted": ("return torch.cat([u[:, 1:], u[:, :1]], 1)", "stand in other places"),
+    "sign": ("return -u", "have the wrong sign"),
+    "factor": ("return u / 2", "are 0.5 times what they should be"),
+    "offset": ("return u + 1", "off by 1."),
+    "first picture": ("u[0] = u[0] ** 2\nreturn u", "Of 4 entries along the first axis 3 are right; wrong are 0."),
+    "more axes": ("return u[None]", "an axis of length 1 is too many or missing"),
+    "other axes": ("return u.transpose(0, 1)", "the axes are in another order"),
+    "infinity": ("return u.masked_fill(u == 0, -torch.inf)", "infinity where it should be left out or be 0"),
+    "recursion": ("return reverse_mask(domain_units, class_units, domain_index, class_index)", "calls itself"),
+}
+
+
+@pytest.mark.parametrize("body, words", RELATIONS.values(), ids=RELATIONS)
+def test_a_mistake_that_nobody_thought_of_is_named_by_what_it_does(submit, body, words):
+    right = (
+        "u = torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1)\n"
+        "u[range(len(u)), domain_index] = 0\nu[range(len(u)), len(domain_units) + class_index] = 0\n"
+    )
+    assert words in submit("reverse_mask", written("reverse_mask", right + body))[0]
 
 
 # ---- right answers -----------------------------------------------------------------------------------------

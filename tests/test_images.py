@@ -404,6 +404,15 @@ def test_a_folder_that_is_not_utf8_is_read_trained_and_searched(tmp_path, capsys
     assert "caf\\udce9" in capsys.readouterr().out
 
 
+def test_a_name_that_is_not_utf8_does_not_join_one_that_reads_alike(tmp_path):
+    try:
+        root = two_domains(tmp_path / "T", [b"caf\xe9", b"caf\\xe9", "cat"])
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(UserError, match="Two folders are named caf"):
+        ImageDomains.from_folder(root)
+
+
 def test_no_name_ends_a_command_whatever_the_terminal(tmp_path):
     try:
         root = two_domains(tmp_path / "T", [b"caf\xe9", "\u5b66\u6821", "\U0001f600"])

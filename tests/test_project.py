@@ -60,6 +60,7 @@ ORDER = (
     "show.widgets",
     "teaching.tasks_training",
     "teaching.tasks_measuring",
+    "teaching.differences",
     "teaching.exercises",
     "cli",
     "__main__",
@@ -115,7 +116,6 @@ IMPORT_NAMES = {
     "nbclient": "nbconvert",
     "jupyter_client": "nbconvert",
     "packaging": "pytest",
-    "pillow_heif": "pillow-heif",
 }
 
 

@@ -29,12 +29,14 @@ from IPython.core.magic import Magics, cell_magic, magics_class
 
 from ..files import UserError
 from . import tasks_measuring  # noqa: F401  (importing it registers its exercises)
+from .differences import as_tensor, difference, same
 from .tasks_training import EXERCISES, Exercise
 
 GOES_ON = "the notebook goes on with the package's own code."
 NOT_SOLVED = f"Not solved yet: {GOES_ON}"
 #: What an exception usually means, beside what Python says.
 EXPLAINED = {
+    RecursionError: "The function calls itself, again and again. Did you mean another function?",
     NameError: "Is it a typing error, or a name that only exists elsewhere?",
     IndexError: "Some number is too large for the axis it indexes.",
     ZeroDivisionError: "What if there is nothing to count?",
@@ -124,9 +126,10 @@ def judge(exercise: Exercise, function: Callable):
         if problem:
             break
         tried.append((case, yours, as_tensor(right)))
-    wrong = [result for result in tried if not same(*result[1:])]
+    wrong = [result for result in tried if not accepted(exercise, *result)]
     if wrong:
         return False, known_mistake(exercise, tried, wrong) or difference(exercise, *wrong[0][1:])
+    problem = problem or without_gradient(exercise, function)
     return (False, problem) if problem else (True, f"Right. {exercise.good_for}")
 
 
@@ -177,32 +180,49 @@ def time_limit(seconds: float):
         signal.signal(signal.SIGALRM, before)
 
 
+def accepted(exercise: Exercise, case: Any, yours: Any, right: Any):
+    """Whether a result is right: equal to the package's, or another answer that the exercise allows."""
+    return same(yours, right) or (
+        exercise.allows is not None and yours.shape == right.shape and exercise.allows(yours, *copy.deepcopy(case))
+    )
+
+
+def without_gradient(exercise: Exercise, function: Callable):
+    """What is wrong with the gradient of a function whose results are right, or None."""
+    if not exercise.trains:
+        return None
+    given = gradients(exercise, function)
+    for name, gradient in gradients(exercise, exercise.right).items():
+        if given[name] is None:
+            return (
+                f"The numbers are right, but no gradient reaches `{name}`, so it could not be trained. Is there a "
+                "`.detach()`, `.data` or `torch.no_grad()`?"
+            )
+        if not same(given[name], gradient):
+            return f"The numbers are right, but the gradient of `{name}` is not. Is a part of the computation detached?"
+    return None
+
+
+def gradients(exercise: Exercise, function: Callable):
+    """{name: gradient or None} of the arguments that are trained, for the first case and a weighted sum of results."""
+    names = list(inspect.signature(exercise.right).parameters)
+    arguments = [
+        value.detach().requires_grad_() if name in exercise.trains else value
+        for name, value in zip(names, copy.deepcopy(exercise.cases()[0]), strict=True)
+    ]
+    result = function(*arguments)
+    if result.requires_grad:
+        weights = torch.linspace(1, 2, max(1, result.numel())).reshape(result.shape)
+        (result * weights).sum().backward()
+    return {name: value.grad for name, value in zip(names, arguments, strict=True) if name in exercise.trains}
+
+
 def known_mistake(exercise: Exercise, tried: Sequence, wrong: Sequence):
     """The message of the mistake that gives the learner's results: in all cases, or else in all wrong ones."""
     for results in (tried, wrong):
         for message, mistaken in exercise.mistakes.items():
             if all(same(yours, as_tensor(mistaken(*copy.deepcopy(case)))) for case, yours, _ in results):
                 return message
-
-
-def difference(exercise: Exercise, yours: Any, right: Any):
-    """What differs, where no mistake is known that gives it: the shape, the kind of number, or the first entry."""
-    if yours.shape != right.shape:
-        return (
-            f"Your result has the shape {list(yours.shape)}; for these inputs it should be {list(right.shape)}: "
-            f"{exercise.shape}."
-        )
-    if kind(yours) != kind(right):
-        return f"Your result holds numbers of type {yours.dtype}; they should be {right.dtype}: {exercise.shape}."
-    if not yours.isfinite().all():
-        return (
-            f"{int((~yours.isfinite()).sum())} of {yours.numel()} numbers of your result are not finite (NaN or "
-            "infinite). Is something divided by zero?"
-        )
-    apart = ~torch.isclose(yours.double(), right.double(), rtol=1e-4, atol=1e-5)
-    first = tuple(apart.nonzero()[0].tolist())
-    where = f"{int(apart.sum())} of {apart.numel()} numbers differ, the first at {list(first)}: " if first else ""
-    return f"The shape is right, the numbers are not. {where}yours {yours[first]:.4g}, right {right[first]:.4g}."
 
 
 # ---- helpers -----------------------------------------------------------------------------------------------
@@ -221,25 +241,7 @@ def comparable(value: Any, right: Any):
         return None
 
 
-def as_tensor(value: Any):
-    """A tensor, array, number or tuple of numbers on the CPU; a single number as float, for 1 is as good as 1.0."""
-    value = torch.as_tensor(value).detach().cpu()
-    return value if value.ndim else value.double()
-
-
-def same(a: Any, b: Any):
-    return (
-        a.shape == b.shape
-        and kind(a) == kind(b)
-        and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
-    )
-
-
-def kind(tensor: torch.Tensor):
-    return "bool" if tensor.dtype == torch.bool else "float" if tensor.is_floating_point() else "int"
-
-
-def kind_of(value: Any):
+def kind_of(value):
     """A value's type in words."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

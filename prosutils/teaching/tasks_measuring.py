@@ -117,10 +117,20 @@ def middle(values, low=2.5, high=97.5):
     return tuple(np.percentile(values, [low, high]).tolist())
 
 
+def between_neighbours(ends, ours, theirs, drawn):
+    """Whether the ends lie where any rule for percentiles puts them: between two neighbours in the sorted means."""
+    means = (ours - theirs)[drawn].mean(1)
+    return all(
+        np.percentile(means, q, method="lower") - 1e-9 <= float(end) <= np.percentile(means, q, method="higher") + 1e-9
+        for end, q in zip(ends, (2.5, 97.5), strict=True)
+    )
+
+
 @exercise(
     cases=bootstrap_cases,
     shape="two numbers, the interval's lower and upper end",
     good_for="Zero inside this interval means: on other queries the sign of the difference could turn.",
+    allows=between_neighbours,
     mistakes={
         "That is the middle of single differences, how much queries vary. Wanted is how much their MEAN varies: take "
         "the mean of each draw first, `.mean(1)`.": lambda a, b, drawn: middle((a - b)[drawn]),
@@ -166,10 +176,17 @@ def by_distance(x):
     return torch.cdist(x, x)
 
 
+def purity_cases():
+    """Features [n, W], labels [n] in groups of different sizes, k; in the last case many cosines are negative."""
+    cases = [
+        (*normal(seed, (40, 3)), (shuffled(seed, 40) % 7).clamp(max=classes - 1), k)
+        for seed, classes, k in ((0, 2, 5), (1, 4, 8))
+    ]
+    return [*cases, (*normal(2, (8, 6)), torch.tensor([0, 0, 0, 1, 1, 0, 2, 1]), 5)]
+
+
 @exercise(
-    cases=lambda: [
-        (*normal(seed, (40, 3)), shuffled(seed, 40) % classes, k) for seed, classes, k in ((0, 2, 5), (1, 4, 8))
-    ],
+    cases=purity_cases,
     shape="a single number",
     good_for="It is measured in the feature space, so no choice of picture, seed or plane can improve it.",
     mistakes={
@@ -186,6 +203,15 @@ def by_distance(x):
         ),
         "You took the k farthest. Nearest means the largest cosine.": lambda x, y, k: share_of(
             near(x, k, lambda x: -by_angle(x)), y
+        ),
+        "You set a picture's cosine with itself to 0, but others can be below 0, so it is its own neighbour. Use "
+        "`-float('inf')`.": lambda x, y, k: share_of(best((unit(x) @ unit(x).T).fill_diagonal_(0), k), y),
+        "You took the mean over the labels. Purity is the mean over the pictures, so large groups count more.": lambda x, y, k: (
+            sum(
+                float((y[near(x, k, by_angle)] == y[:, None]).float().mean(1)[y == label].mean())
+                for label in y.unique()
+            )
+            / len(y.unique())
         ),
         "You looked at the one nearest picture only. All k count.": lambda x, y, k: share_of(near(x, 1, by_angle), y),
     },
@@ -234,7 +260,9 @@ def shared(a, b):
 
 
 @exercise(
-    cases=lambda: [(*normal(seed, (n, 4), (n, 2)), k) for seed, n, k in ((0, 12, 3), (1, 16, 4), (2, 20, 5))],
+    cases=lambda: [
+        (*normal(seed, (n, 4), (n, 2)), k) for seed, n, k in ((0, 12, 3), (1, 16, 4), (2, 20, 5), (3, 8, 5))
+    ],
     shape="a single number",
     good_for="Beside a map it says how many of its neighbours are to be believed.",
     mistakes={
@@ -247,6 +275,10 @@ def shared(a, b):
         ),
         "You took the plain product for the cosine, so long features are near to everybody. Normalise the features first.": lambda x, p, k: (
             shared(near(p, k, by_distance), near(x, k, lambda x: -x @ x.T))
+        ),
+        "You set a picture's cosine with itself to 0, but others can be below 0, so it is its own neighbour. Use "
+        "`-float('inf')`.": lambda x, p, k: shared(
+            near(p, k, by_distance), best((unit(x) @ unit(x).T).fill_diagonal_(0), k)
         ),
         "You took the k farthest on the map: `topk` gives the largest unless told `largest=False`.": lambda x, p, k: (
             shared(near(p, k, lambda p: -by_distance(p)), near(x, k, by_angle))

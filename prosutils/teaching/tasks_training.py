@@ -26,6 +26,8 @@ class Exercise:
     shape: str  # the result's axes, in words
     good_for: str  # told when it is solved
     mistakes: dict[str, Callable]  # {what the learner is told: what somebody with this mistake computes}
+    trains: tuple[str, ...] = ()  # arguments that a gradient has to reach
+    allows: Callable | None = None  # (result, *case) -> whether it is right, too; None: only the package's is
 
 
 #: {name: Exercise}, in the order of the notebooks.
@@ -91,7 +93,7 @@ def query_rows(domain_index, class_index, held_out, unseen):
 @exercise(
     cases=lambda: [
         (100 + shuffled(seed, count), fraction)
-        for seed, (count, fraction) in enumerate([(6, 0.08), (13, 0.08), (41, 0.3), (9, 0.4)])
+        for seed, (count, fraction) in enumerate([(6, 0.08), (13, 0.08), (41, 0.3), (9, 0.4), (50, 0.08), (10, 0.2)])
     ],
     shape="[k], one row number for each picture kept out",
     good_for="Whatever is searched in the test has not been trained on, and no class is without such a picture.",
@@ -104,6 +106,9 @@ def query_rows(domain_index, class_index, held_out, unseen):
         ],
         "You rounded the kept-out part to the nearest number. The training part is rounded down, and what is left "
         "is kept out.": lambda order, share: order[: round(share * len(order))],
+        "You kept out one picture more than the share, also where it comes out whole: of 50 pictures 8 % are 4, not 5.": (
+            lambda order, share: order[: int(share * len(order)) + 1]
+        ),
         "You returned the part that trains. Wanted is the other one, which is kept out.": lambda order, share: order[
             splits._kept(len(order), share) :
         ],
@@ -123,9 +128,9 @@ def keep_out(order, fraction):
         (
             torch.tensor(sum(([i] * n for i, n in sizes.items()), []))[shuffled(1, sum(sizes.values()))],
             shuffled(2, sum(sizes.values())),
-            3,
+            per_domain,
         )
-        for sizes in ({0: 12, 1: 5, 2: 4, 3: 9}, {0: 4, 2: 25, 3: 6})
+        for sizes, per_domain in (({0: 12, 1: 5, 2: 4, 3: 9}, 3), ({0: 4, 2: 25, 3: 6}, 2))
     ],
     shape="[M * per_domain], the pictures of the first domain, then those of the second, and so on",
     good_for="Every domain's unit gets the same number of lessons, however large the domain is.",
@@ -142,6 +147,9 @@ def keep_out(order, fraction):
         "You compared `domain_index` as it stands with pictures in another order. The domain of the picture "
         "`order[j]` is `domain_index[order[j]]`, so compare `domain_index[order]`.": lambda d, order, n: torch.cat(
             [order[d == i][:n] for i in d.unique()]
+        ),
+        "You took three pictures of each domain, whatever `per_domain` is. Use the argument.": lambda d, order, n: (
+            torch.cat([order[d[order] == i][:3] for i in d.unique()])
         ),
         "You took one picture of each domain. A batch holds `per_domain` of each.": lambda d, order, n: torch.cat(
             [order[d[order] == i][:1] for i in d.unique()]
@@ -168,6 +176,7 @@ def sequence(class_token, prompts, patches):
     cases=lambda: [normal(n, (8,), (n + 1, 8), (batch, 2, 8), (batch, n, 8)) for n, batch in ((6, 3), (9, 2))],
     shape="[B, 3 + N, W]: pictures, tokens, width",
     good_for="This sequence is all that a prompt changes: what comes after it is CLIP as it was.",
+    trains=("class_token", "prompts", "patches"),
     mistakes={
         "Your prompts got a positional embedding, `positions[1:3]`. Compare rows 1 and 2 of your sequence with the "
         "units: only the class token and the patches have a place.": lambda cls, pos, prompts, x: sequence(
@@ -208,6 +217,7 @@ def unit_cases():
     return [
         (*normal(0, (3, 5), (7, 5)), torch.tensor([2, 0, 2, 1]), torch.tensor([6, 1, 4, 0])),
         (*normal(1, (4, 6), (6, 6)), torch.tensor([1, 3, 0]), torch.tensor([2, 5, 1])),
+        (*normal(2, (4, 5), (6, 5)), torch.tensor([1, 0]), torch.tensor([3, 0])),  # the last units belong to nobody
     ]
 
 
@@ -215,6 +225,7 @@ def unit_cases():
     cases=unit_cases,
     shape="[B, 2, W]: pictures, the two units, width",
     good_for="Masking all other units and leaving out what is masked is one line of indexing.",
+    trains=("domain_units", "class_units"),
     mistakes={
         "You have the right units in the wrong order: the domain's unit comes first, then the class's.": lambda P, S, d, y: (
             torch.stack([S[y], P[d]], 1)
@@ -254,6 +265,7 @@ def cosines(features, texts):
     ],
     shape="a single number",
     good_for="This one number trains everything in this tutorial, in stage 1 and in stage 2.",
+    trains=("features", "texts"),
     mistakes={
         "You used the plain product of features and texts, so long vectors win. Bring both to length 1 first: "
         "`F.normalize(..., dim=1)`.": lambda z, t, y, tau: F.cross_entropy(z @ t.T / tau, y),
@@ -313,6 +325,7 @@ def others_mistake(compute):
     cases=unit_cases,
     shape="[B, M + S, W]: pictures, all domain units and then all class units, width",
     good_for="The simulator now meets what a test picture meets: units, but none of its own domain or class.",
+    trains=("domain_units", "class_units"),
     mistakes={
         "You kept the own two units and set all others to zero: that is stage 1's mask. The reverse mask is 1 minus "
         "it.": others_mistake(lambda units, d, y: masked(units, 1 - d - y)),
@@ -355,6 +368,7 @@ def joined(templates, *parts):
     ],
     shape="[B, 2 + M + S + N, W]: pictures, tokens, width",
     good_for="In this sequence the templates can look at every unit and at every patch of the picture.",
+    trains=("templates", "units", "patches", "positions"),
     mistakes={
         "Your units got positional embeddings, all the same `positions[0]`. Only the patches have a place.": lambda t, units, x, pos: (
             joined(t, units + pos[0], x + pos[1:])
@@ -395,6 +409,7 @@ def layer_norm(seed, width):
     ],
     shape="[B, 2, W]: pictures, the two prompts, width",
     good_for="These are CaDP_M and CaDP_S. They go where stage 1 had the units, and no label was needed.",
+    trains=("tokens", "project"),
     mistakes={
         "You read the last two positions, which are patches. The templates stand at positions 0 and 1.": lambda x, norm, W: (
             norm(x[:, -2:]) @ W
