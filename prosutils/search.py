@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -214,11 +214,12 @@ def query_feature(model: TunedCLIP, query: str | Path | Image.Image) -> torch.Te
         return model.encode_words([f"a photo of {query}"]).float().cpu()
 
 
-def signature(model: TunedCLIP):
-    """A short text that two models share only if they give the same features: of all weights, and of the settings but
-    those that only rank."""
-    switches = replace(model.config.switches, similarity="paper", average_precision="paper")
-    digest = hashlib.sha256(repr((model.label, model.clip.name, switches)).encode())
+def signature(model: TunedCLIP) -> str:
+    """A short text that two models share only if they give the same features: of all weights, of the settings that an
+    image's feature depends on, and of the part of the model that is read."""
+    switches, part = model.config.switches, getattr(model, "part", None)
+    about = (model.label, model.clip.name, switches.read_out, switches.polarity, part)
+    digest = hashlib.sha256(repr(about).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

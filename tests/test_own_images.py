@@ -11,11 +11,11 @@ import torch
 from conftest import draw_toy
 from PIL import Image
 
-from prosutils import ImageDomains, UserError, cli, embed, make_split, own_images
+from prosutils import ImageDomains, UserError, cli, embed, load_preset, make_split, own_images
 from prosutils.image_files import load_image
 from prosutils.names import file_name, parse_names
 from prosutils.own_images import advice, save_uploads, stand_in, suggest_split
-from prosutils.search import ImageIndex, query_feature, search_model
+from prosutils.search import ImageIndex, query_feature, search_model, signature
 
 
 @pytest.fixture(scope="module")
@@ -401,3 +401,14 @@ def test_the_command_line_indexes_and_searches(unlabelled, tmp_path, capsys):
     assert "Skipped" in capsys.readouterr().out
     cli.main(["search", "--index", str(out), "--image", str(unlabelled / "a.png"), "-k", "1"])
     assert capsys.readouterr().out.strip().endswith("a.png")
+
+
+def test_an_index_is_any_model_s_that_gives_the_same_features(model):
+    """What only ranks, trains or splits is no part of a feature; what is read, and from which colours, is."""
+    same, first = search_model(), signature(model)
+    for name in ("similarity", "average_precision", "selection", "dropout", "normalisation", "udcdr_gallery", "heads"):
+        same.config = load_preset("mini", switches={name: "released"})
+        assert signature(same) == first, name
+    for name in ("read_out", "polarity"):
+        same.config = load_preset("mini", switches={name: "released"})
+        assert signature(same) != first, name
