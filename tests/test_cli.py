@@ -157,7 +157,7 @@ def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
     assert "--stage2.epochs: invalid" in refusal(capsys, *toy_train, "--stage2.epochs", "many")
     assert "'paper', 'released'" in refusal(capsys, *toy_train, "--switches.dropout", "none")
     assert "temperature is 0.0" in refusal(capsys, *toy_train, "--temperature", "0")
-    assert "Known: pros" in refusal(capsys, *toy_train, *SPLIT, "--method", "prosody")
+    assert "pros-no-mask" in refusal(capsys, *toy_train, *SPLIT, "--method", "prosody")
     assert "no file" in refusal(capsys, *toy_train, *SPLIT, "--import", tmp_path / "mine.py")
     assert "Name grids (baselines, " in refusal(capsys, "ablate", "--data", toy_folder)
     assert "--image, --words" in refusal(capsys, "search", "--data", toy_folder)

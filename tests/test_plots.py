@@ -17,6 +17,7 @@ from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLI
 from prosutils.metrics import neighbour_purity
 from prosutils.show import plots
 from prosutils.show.diagrams import DOMAINS, examples
+from prosutils.tables import RESULTS
 from prosutils.training import build_model
 
 # An old matplotlib with a new pyparsing warns of names that pyparsing has changed.
@@ -190,7 +191,10 @@ def test_the_tutorial_draws_four_figures(toy, tmp_path):
     config = load_preset("mini-near")
     clip = PromptableCLIP(build_mini(), MiniTokenizer(), MINI_MEAN, MINI_STD, "mini")
     models = {name: build_model(name, clip, split, config) for name in ("zero-shot", "heads", "pros")}
-    results().to_csv(tmp_path / "results.csv", index=False)
+    table = results().assign(preset=config.preset, switches=config.switches.differing())
+    table = table.assign(**{name: "" for name in RESULTS.text if name not in table})
+    table = table.assign(**{name: 1 for name in (*RESULTS.whole, *RESULTS.real) if name not in table})
+    table.to_csv(tmp_path / "results.csv", index=False)
     run = SimpleNamespace(
         data=toy,
         split=split,

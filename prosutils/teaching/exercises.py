@@ -241,7 +241,7 @@ def comparable(value: Any, right: Any):
         return None
 
 
-def kind_of(value):
+def kind_of(value: object):
     """A value's type in words."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
