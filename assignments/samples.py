@@ -43,15 +43,19 @@ def read_answers(assignment):
     return answers
 
 
-def solved(assignment, released):
-    """The released notebook with the instructor's answers: what a perfect student hands in."""
+def right_answers(assignment):
+    """The instructor's answers, {cell: text}."""
     source = nbformat.read(HERE / "source" / assignment / f"{assignment}.ipynb", as_version=4)
-    answers = {
+    return {
         claimed(cell): re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
         for cell in source.cells
         if cell.metadata.get("nbgrader", {}).get("solution")
     }
-    return answer(released, answers)
+
+
+def solved(assignment, released):
+    """The released notebook with the instructor's answers: what a perfect student hands in."""
+    return answer(released, right_answers(assignment))
 
 
 def answer(notebook, answers):
@@ -61,6 +65,16 @@ def answer(notebook, answers):
     for name, text in answers.items():
         cells[name].source = text
     return notebook
+
+
+def as_student(number, notebook, answers):
+    """Answers as a student with that number would write them, {cell: text}: with the number's own constants."""
+    numbers = next(cell.source for cell in notebook.cells if cell.source.startswith("STUDENT = globals()"))
+    constants = {"STUDENT": number}
+    exec(numbers[numbers.index("VARIANT = ") : numbers.index("HELD_OUT = ")], constants)
+    own = {name: repr(constants[name]) for name in constants if name.isupper() and name != "STUDENT"}
+    pattern = re.compile(rf"\b({'|'.join(own)})\b")
+    return {cell: pattern.sub(lambda match: own[match[1]], text) for cell, text in answers.items()}
 
 
 def without(notebook, names):
@@ -92,6 +106,8 @@ def hand_in(row, folder):
         return
     if name == "empty":
         notebook = released
+    elif name == "copied":
+        notebook = answer(perfect, as_student(1, released, right_answers(assignment)))
     elif name == "tests_deleted":
         notebook = without(perfect, tests(released))
     elif name == "tests_replaced":
