@@ -14,6 +14,7 @@ from pathlib import Path
 import attacks
 import course
 import nbformat
+import sandbox
 from nbgrader.converters import GenerateAssignment, GenerateFeedback
 from protection import claimed, read_state
 
@@ -185,6 +186,8 @@ def neighbour(row):
 def check(only, workers):
     """Grades the samples, prints the table, and returns whether some got other points than they should."""
     rows = [row for row in read_table() if not only or row["submission"] in only]
+    if not sandbox.engine():
+        rows = [row for row in rows if row["submission"] != "passes_the_fence"]  # it would, and harm this machine
     rows += [neighbour(row) for row in rows if row["submission"] in {**attacks.FILES, **attacks.NOTEBOOKS}]
     listener = attacks.watch()
     graded = grade_samples(rows, HERE / "grading", workers, show=lambda line: None)
