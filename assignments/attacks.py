@@ -89,6 +89,16 @@ print("nor is this", file=sys.stderr)
 """,
 }
 
+#: An attack that the fence does not stop, for it is C code. It runs in a container only.
+IN_C = """
+import ctypes, os
+library, home = ctypes.CDLL(None), HOME
+library.system(f"mkdir -p {home}/.ipython/profile_default/startup".encode())
+library.system(f"echo raise SystemExit > {home}/.ipython/profile_default/startup/00-pros-attack.py".encode())
+library.system(b"bash -c 'echo taken > /dev/udp/127.0.0.1/PORT'")
+print("the parent:", library.kill(os.getppid(), 9), library.open(f"/proc/{os.getppid()}/mem".encode(), 2))
+""".replace("HOME", repr(str(Path.home()))).replace("PORT", str(PORT))
+
 #: Cells that are put at the beginning of a notebook in which nothing is solved: the run is not to be trusted.
 PATCHES = {
     "replaces_the_syntax_tree": """
@@ -165,6 +175,7 @@ def with_other_metadata(notebook):
 NOTEBOOKS = {
     "cells_twice": lambda perfect, wrong: with_copies(perfect),
     "other_metadata": lambda perfect, wrong: with_other_metadata(perfect),
+    "passes_the_fence": lambda perfect, wrong: with_cell(perfect, IN_C),
     "skips_the_tests": lambda perfect, wrong: with_tags(wrong),
     **{name: lambda perfect, wrong, source=source: with_cell(perfect, source) for name, source in HARMLESS.items()},
     **{

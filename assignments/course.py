@@ -30,7 +30,7 @@ from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
-from protection import read_state, write_state
+from protection import find_alembic, read_state, write_state
 from traitlets.config import Config, PyFileConfigLoader
 
 warnings.filterwarnings("ignore", module="nbgrader")  # its gradebook and a newer SQLAlchemy
@@ -69,6 +69,8 @@ def log_to(path):
 
 
 def gradebook(root):
+    """The gradebook of the course in `root`; made where there is none."""
+    find_alembic()
     return Gradebook(f"sqlite:///{Path(root).resolve()}/gradebook.db", "pros")
 
 

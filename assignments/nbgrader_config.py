@@ -1,13 +1,10 @@
 """Settings of the course: `nbgrader` reads them when it is called in this folder, and so does course.py."""
 
-import os
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-# nbgrader calls the program `alembic`, which lies beside Python: an environment need not be activated for it.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 from feedback import FormulasOffline, TaskNames, TellTests  # noqa: E402
 from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor  # noqa: E402
@@ -20,10 +17,18 @@ from nbgrader.preprocessors import (  # noqa: E402
     LimitOutput,
     OverwriteKernelspec,
 )
-from protection import CountFairly, NotebookReader, RestoreCells, SafeOutputs, SaveGrades  # noqa: E402
+from protection import (  # noqa: E402
+    CountFairly,
+    NotebookReader,
+    RestoreCells,
+    SafeOutputs,
+    SaveGrades,
+    find_alembic,
+)
 from reports import GradesExport, LatePenalty  # noqa: E402
 from running import ExecuteInTime  # noqa: E402
 
+find_alembic()
 c = get_config()  # noqa: F821  (nbgrader provides it)
 
 c.CourseDirectory.course_id = "pros"

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -30,6 +31,14 @@ BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 LARGEST_PICTURE = 1 << 20  # characters
 PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 TAG = re.compile(r"<[A-Za-z/!?]")
+
+
+def find_alembic():
+    """Puts the folder of Python on the path: nbgrader calls the program `alembic`, which lies there, for its gradebook,
+    and an environment need not be activated for it."""
+    folder = str(Path(sys.executable).parent)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 # ---- the state of a submission -----------------------------------------------------------------------------

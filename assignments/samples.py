@@ -14,6 +14,7 @@ from pathlib import Path
 import attacks
 import course
 import nbformat
+import sandbox
 from nbgrader.converters import GenerateAssignment, GenerateFeedback
 from protection import claimed, read_state
 
@@ -43,15 +44,19 @@ def read_answers(assignment):
     return answers
 
 
-def solved(assignment, released):
-    """The released notebook with the instructor's answers: what a perfect student hands in."""
+def right_answers(assignment):
+    """The instructor's answers, {cell: text}."""
     source = nbformat.read(HERE / "source" / assignment / f"{assignment}.ipynb", as_version=4)
-    answers = {
+    return {
         claimed(cell): re.sub(r"^ *### (BEGIN|END) SOLUTION\n?", "", cell.source, flags=re.MULTILINE)
         for cell in source.cells
         if cell.metadata.get("nbgrader", {}).get("solution")
     }
-    return answer(released, answers)
+
+
+def solved(assignment, released):
+    """The released notebook with the instructor's answers: what a perfect student hands in."""
+    return answer(released, right_answers(assignment))
 
 
 def answer(notebook, answers):
@@ -61,6 +66,16 @@ def answer(notebook, answers):
     for name, text in answers.items():
         cells[name].source = text
     return notebook
+
+
+def as_student(number, notebook, answers):
+    """Answers as a student with that number would write them, {cell: text}: with the number's own constants."""
+    numbers = next(cell.source for cell in notebook.cells if cell.source.startswith("STUDENT = globals()"))
+    constants = {"STUDENT": number}
+    exec(numbers[numbers.index("VARIANT = ") : numbers.index("HELD_OUT = ")], constants)
+    own = {name: repr(constants[name]) for name in constants if name.isupper() and name != "STUDENT"}
+    pattern = re.compile(rf"\b({'|'.join(own)})\b")
+    return {cell: pattern.sub(lambda match: own[match[1]], text) for cell, text in answers.items()}
 
 
 def without(notebook, names):
@@ -92,6 +107,8 @@ def hand_in(row, folder):
         return
     if name == "empty":
         notebook = released
+    elif name == "copied":
+        notebook = answer(perfect, as_student(1, released, right_answers(assignment)))
     elif name == "tests_deleted":
         notebook = without(perfect, tests(released))
     elif name == "tests_replaced":
@@ -169,6 +186,8 @@ def neighbour(row):
 def check(only, workers):
     """Grades the samples, prints the table, and returns whether some got other points than they should."""
     rows = [row for row in read_table() if not only or row["submission"] in only]
+    if not sandbox.engine():
+        rows = [row for row in rows if row["submission"] != "passes_the_fence"]  # it would, and harm this machine
     rows += [neighbour(row) for row in rows if row["submission"] in {**attacks.FILES, **attacks.NOTEBOOKS}]
     listener = attacks.watch()
     graded = grade_samples(rows, HERE / "grading", workers, show=lambda line: None)
