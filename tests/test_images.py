@@ -167,7 +167,17 @@ def test_training_on_a_folder_skips_what_cannot_be_decoded(toy_folder, tmp_path,
     hole(tmp_path / "T" / "emoji" / "gem" / "hole.png")
     Image.new("RGB", (64, 64)).save(tmp_path / "T" / "emoji" / "gem" / "exif.png", exif=BROKEN_EXIF)
     with pytest.warns(UserWarning, match="1 of .*emoji/gem/hole.png"):
-        command = ["train", "--data", tmp_path / "T", "--artifacts", tmp_path / "out", "--unseen-classes", "gem, box"]
+        command = [
+            "train",
+            "--data",
+            tmp_path / "T",
+            "--artifacts",
+            tmp_path / "out",
+            "--unseen-classes",
+            "gem, box",
+            "--unseen-domain",
+            "sketch",
+        ]
         command += ["--unseen-domain", "sketch", "--method", "zero-shot"]
         cli.main([str(word) for word in command])
     assert "UCDR" in capsys.readouterr().out
