@@ -26,6 +26,9 @@ FINGERPRINT = """
 def fingerprint(*modules):
     import builtins, hashlib, importlib, json, sys
     modules, shell, places = [importlib.import_module(name) for name in modules], get_ipython(), {}
+    for module in modules:                     # prosutils imports its names when they are first used: that is no change
+        if module.__name__ == "prosutils":
+            [getattr(module, name) for name in module.__all__]
     modules += [module for name, module in sorted(sys.modules.items()) if name.startswith("prosutils.")]
     for module in (builtins, *modules):
         places[module.__name__] = [(name, id(value), id(getattr(value, "__code__", None)))
