@@ -47,7 +47,7 @@ class MiniTokenizer(SimpleTokenizer):
 
 
 def convolutional_stem(width: int, normalise: bool = True) -> nn.Sequential:
-    """Six 3 x 3 convolutions in the place of CLIP's patch convolution: [B, 3, 56, 56] -> [B, width, 7, 7].
+    """Six 3 x 3 convolutions instead of CLIP's patch convolution: [B, 3, 56, 56] -> [B, width, 7, 7].
 
     At this size a stem learns several times faster than a single 8 x 8 patch convolution. Batch norm
     (`normalise=True`) is for pre-training; `fold_batch_norm` removes it before the weights are shipped.
@@ -110,7 +110,7 @@ class QuickGELU(nn.Module):
 
 
 class ScaledSiLU(torch.autograd.Function):
-    """silu(c x) / c with c = 1.702, of which only c x is kept for the way back: the derivative is silu'(c x)."""
+    """silu(c x) / c with c = 1.702, of which only c x is kept for the backward pass: the derivative is silu'(c x)."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

@@ -123,7 +123,7 @@ class Config:
     context_tokens: int = 16  # L, learned text tokens
     simulator_layers: int = 2
     simulator_reads: Literal["own", "clip"] = "own"  # patches of its own convolution (paper), or the backbone's
-    prompt_tokens: int = 1  # prompts that the simulator writes in the place of each unit (paper: 1)
+    prompt_tokens: int = 1  # prompts that the simulator writes for each kind of unit (paper: 1)
     stage1_dropout: float = 0.5  # on the whole token sequence of stage 1
     temperature: float = 0.07  # of the training loss
     training_classes: Literal["train", "train+val"] = "train"  # "train": the epoch is chosen on validation classes

@@ -310,7 +310,7 @@ def measure(training: Training, names: Sequence[str], artifacts: Path, data: str
     folder = artifacts / f"{names[0]}-{config.unseen_domain}-{config.seed}".replace(" ", "-")
     run = prepare(config, data, artifacts=folder, progress=False)
     if training.oracle:
-        # UdCDR asks with images that would have been trained on
+        # UdCDR has queries that would have been trained on
         run.splits = [with_held_out_domain(split) for split in run.splits if split.protocol != "UdCDR"]
         run.config = fit_batches(run.config, len(run.split.train_domains))
     model, history = run.fit(training.method, progress=False, shared=artifacts / "stage1")

@@ -11,7 +11,7 @@ from .files import UserError
 
 
 def readable(class_name: str) -> str:
-    """A class as it stands in a caption: "alarm_clock" -> "alarm clock" (released code)."""
+    """A class as captions spell it: "alarm_clock" -> "alarm clock" (released code)."""
     return class_name.replace("_", " ")
 
 

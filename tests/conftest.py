@@ -101,7 +101,7 @@ def toy_model():
     return ToyModel()
 
 
-#: An exercise as it stands in a notebook: the stub's cell, its tags, the same cell with the answer, the lines of the
+#: An exercise of a notebook: the stub's cell, its tags, the same cell with the answer, the lines of the
 #: notebook's first code cell.
 NotebookExercise = namedtuple("NotebookExercise", "name stub tags solved imports")
 

@@ -84,7 +84,7 @@ def test_the_oracle_trains_on_the_held_out_domain_but_not_on_unseen_classes(toy,
     ((training, names),) = by_training([(name, "sketch", 0)], "mini-near", SHORT).items()
     assert training.oracle and names == [name]
     rows = measure(training, names, tmp_path, toy_folder)
-    assert set(rows.protocol) == {"UCDR", "UcCDR"}  # UdCDR would ask with images that were trained on
+    assert set(rows.protocol) == {"UCDR", "UcCDR"}  # UdCDR would have queries that were trained on
 
 
 def test_ablations_and_oracles_name_methods_that_exist():

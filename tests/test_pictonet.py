@@ -128,7 +128,7 @@ def test_black_domains_are_black_on_white_and_pixels_are_hard():
 
 @pytest.fixture
 def few(monkeypatch):
-    """Twelve drawings in the place of all."""
+    """Twelve drawings instead of all."""
     records = pictonet.manifest()[::500][:12]
     monkeypatch.setattr(pictonet, "manifest", lambda: records)
     return records
@@ -372,7 +372,7 @@ def test_packages_are_pinned():
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """One small package in the place of the two, with its tarball in tmp_path/made."""
+    """One small package instead of the two, with its tarball in tmp_path/made."""
     (tmp_path / "made").mkdir()
     path = tmp_path / "made" / "some-icons-1.2.3.tgz"
     with tarfile.open(path, "w:gz") as archive:

@@ -20,7 +20,7 @@ PART_COLOURS = {"training": "#9CC7E3", "validation": "#DDE4EB", "gallery": HIT, 
 
 @styled
 def split_map(splits: Sequence[Split]):
-    """Which images a split trains on, validates on, asks with and searches; one panel for each of `splits`.
+    """Which images a split trains on, validates on, takes queries from and searches; one panel for each of `splits`.
 
     Rows are domains, columns are groups of classes, as wide as their number; the numbers count images.
     White: unused.

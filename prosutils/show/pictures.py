@@ -308,7 +308,7 @@ def rank_strips(
 
     queries: q rows of `data`, or words, or PIL images (then the class is unknown and frames are neutral);
     ranked: [q, k] rows of `data`, best first; scores: q average precisions for the row's end (default: hits);
-    names: q captions in the place of class and domain.
+    names: q captions instead of class and domain.
     """
     k, left, pitch = len(ranked[0]), 1.65, 1.45
     width = left + k * STEP + 1.0

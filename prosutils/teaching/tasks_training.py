@@ -144,7 +144,7 @@ def keep_out(order, fraction):
         "You returned places in `order`, not pictures: what stands at place j is the picture `order[j]`.": lambda d, order, n: (
             torch.cat([torch.nonzero(d[order] == i).squeeze(1)[:n] for i in d.unique()])
         ),
-        "You compared `domain_index` as it stands with pictures in another order. The domain of the picture "
+        "You compared `domain_index` with pictures in another order. The domain of the picture "
         "`order[j]` is `domain_index[order[j]]`, so compare `domain_index[order]`.": lambda d, order, n: torch.cat(
             [order[d == i][:n] for i in d.unique()]
         ),
