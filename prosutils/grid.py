@@ -44,17 +44,19 @@ class Case:
     settings: dict = field(default_factory=dict)
     at_test: dict = field(default_factory=dict)
     oracle: bool = False  # see Training
-    rates: float = 1.0  # factor of all learning rates
 
 
 #: Nothing that trains here takes part in ranking images by images.
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
-#: Factor of the preset's rates where it is not 1, by the same budget for every method (studies/tune_methods.py).
-RATES = {"full": 0.1, "static": 1 / 3}
+#: {preset: {method: its own settings of stage 2}}: the best of the same number of trials for every method
+#: (studies/tune_methods.py); what is not here takes the preset's.
+RATES: dict[str, dict[str, dict]] = {
+    "mini-near": {"static": dict(lr=1e-3, lr_heads=1e-2 / 3), "full": dict(lr=3e-4, lr_heads=1e-3)}
+}
 #: ProS as in the paper's Fig. 2, heads frozen, whichever setting the preset has.
 PAPER = dict(switches=dict(heads="paper"))
 BASELINES = {
-    METHODS[key].label: Case(key, rates=RATES.get(key, 1.0))
+    METHODS[key].label: Case(key)
     for key in ("zero-shot", "heads", "coop", "coop-heads", "vpt", "vpt-deep", "static", "full", "depro")
 } | {  # in both settings, whichever the preset has
     "ProS": Case("pros", PAPER),
@@ -79,7 +81,7 @@ ABLATIONS = (
     }
 )
 ORACLES = {
-    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True, rates=RATES.get(key, 1.0))
+    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True)
     for key in ("heads", "full", "pros")
 }
 SWITCHES = (
@@ -243,7 +245,7 @@ def find_grid(name: str):
     check_known("grid", [name], {*GRIDS, *METHODS})
     if name in GRIDS:
         return GRIDS[name]
-    return {METHODS[name].label: Case(name, rates=RATES.get(name, 1.0))}
+    return {METHODS[name].label: Case(name)}
 
 
 def check_known(kind: str, names: Sequence[str], known: Collection[str]):
@@ -282,8 +284,9 @@ def by_training(cases: Sequence[tuple[str, str, int]], preset: str, settings: di
     groups: dict[Training, list[str]] = {}
     for name, domain, seed in cases:
         case = find_case(name)
-        config = load_preset(preset, **merged(settings, case.settings | dict(unseen_domain=domain, seed=seed)))
-        groups.setdefault(Training(case.method, with_rates(config, case.rates), case.oracle), []).append(name)
+        own = merged(own_rates(preset, case.method), merged(settings, case.settings))
+        config = load_preset(preset, **own | dict(unseen_domain=domain, seed=seed))
+        groups.setdefault(Training(case.method, config, case.oracle), []).append(name)
     return dict(sorted(groups.items(), key=lambda group: -expected_length(group[0])))
 
 
@@ -293,15 +296,10 @@ def expected_length(training: Training):
     return 3.5 if training.method == "depro" else training.config.simulator_layers
 
 
-def with_rates(config: Config, factor: float):
-    """A configuration with all learning rates multiplied."""
-
-    def scaled(stage):
-        return dataclasses.replace(
-            stage, **{name: getattr(stage, name) * factor for name in ("lr", "lr_simulator", "lr_heads")}
-        )
-
-    return dataclasses.replace(config, stage1=scaled(config.stage1), stage2=scaled(config.stage2))
+def own_rates(preset: str, method: str):
+    """The settings that hold a method's own rates with a preset: {} or {"stage2": {...}}."""
+    rates = RATES.get(preset, {}).get(method)
+    return dict(stage2=rates) if rates else {}
 
 
 def measure(training: Training, names: Sequence[str], artifacts: Path, data: str | Path | None):

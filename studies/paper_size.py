@@ -104,7 +104,7 @@ def main():
     parser.add_argument("--table", type=Path, default=Path("figures/paper_size.csv"))
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.error("There is no GPU. Notebook 06 counts what a step costs without one.")
+        parser.error("There is no GPU. Notebook 07 counts what a step costs without one.")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         rows = [reading_row(Path(folder))]

@@ -15,7 +15,7 @@ from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
 
 #: The notebooks with exercises.
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0[1-5]_*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0[1-6]_*.ipynb"))
 TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
 TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
 

@@ -16,7 +16,7 @@ from prosutils.domains import BalancedSampler, ImageDomains
 from prosutils.files import UserError
 from prosutils.simulator import PromptSimulator
 from prosutils.teaching import exercises
-from prosutils.teaching.tasks_training import EXERCISES
+from prosutils.teaching.tasks import EXERCISES
 
 IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exercises(path)]
 

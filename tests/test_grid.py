@@ -18,6 +18,7 @@ from prosutils.grid import (
     markdown,
     measure,
     merged,
+    own_rates,
     run_grid,
     summary,
     with_held_out_domain,
@@ -101,24 +102,30 @@ def test_ablations_and_oracles_name_methods_that_exist():
         choose(["baselines"], ["Pros"])
 
 
-def test_rates_are_scaled_in_both_stages():
-    slow, usual = by_training([("Full fine-tuning", "sketch", 0), ("Heads only", "sketch", 0)], "mini-near", {})
-    factor = RATES["full"]
-    for stage in ("stage1", "stage2"):
-        for name in ("lr", "lr_simulator", "lr_heads"):
-            assert getattr(getattr(slow.config, stage), name) == getattr(getattr(usual.config, stage), name) * factor
-    assert usual.config == load_preset("mini-near", unseen_domain="sketch", seed=0)
+def test_a_method_has_rates_of_its_own_and_those_that_are_asked_for_win():
+    cases = [("Full fine-tuning", "sketch", 0), ("Heads only", "sketch", 0)]
+    full, heads = (training.config for training in by_training(cases, "mini-near", {}))
+    assert (full.stage2.lr, full.stage2.lr_heads) == tuple(RATES["mini-near"]["full"].values())
+    assert heads == load_preset("mini-near", unseen_domain="sketch", seed=0)
+    full, heads = (training.config for training in by_training(cases, "mini-near", dict(stage2=dict(lr=0.5))))
+    assert (full.stage2.lr, full.stage2.lr_heads, heads.stage2.lr) == (0.5, RATES["mini-near"]["full"]["lr_heads"], 0.5)
 
 
 def test_rates_are_those_that_the_search_found():
-    """The best factor on validation classes, unless it beats 1 by less than seeds differ (studies/tune_methods.py)."""
-    table = pd.read_csv(Path(__file__).parents[1] / "figures" / "search_methods.csv")
-    for method, rows in table.groupby("method"):
-        val = rows.groupby("factor").val.mean()
-        best = val.idxmax() if val.max() - val.get(1.0, 0.0) >= 0.003 else 1.0
-        assert len(val) == {"full": 5}.get(method, 3) and RATES.get(method, 1.0) == pytest.approx(best, abs=1e-4), (
-            method
-        )
+    """Within what seeds differ, .003, of the best of the trials on validation classes (studies/tune_methods.py)."""
+    table = pd.read_csv(Path(__file__).parents[1] / "figures" / "search_rates.csv")
+    groups = ["lr", "lr_simulator", "lr_heads"]
+    for (preset, method), rows in table.groupby(["preset", "method"]):
+        stage2 = load_preset(preset, **own_rates(preset, method)).stage2
+        tried = rows.groupby(groups).val.mean().reset_index()
+        used = tried[
+            (tried[groups] - [getattr(stage2, name) for name in groups])
+            .abs()
+            .lt(1e-5)
+            .where(tried[groups] > 0, True)
+            .all(axis=1)
+        ]
+        assert len(used) == 1 and used.val.item() > tried.val.max() - 0.003, (preset, method)
 
 
 def test_cases_that_differ_in_the_ranking_alone_share_a_training():

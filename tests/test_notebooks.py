@@ -71,12 +71,12 @@ def test_execute_says_what_is_missing(monkeypatch):
         execute.main()
 
 
-# --- Notebook 07 on somebody's own pictures -----------------------------------------------------------------------
+# --- Notebook 08 on somebody's own pictures -----------------------------------------------------------------------
 
 
 def run_with(folder, settings, until=None):
-    """The outputs' texts of notebook 07, run in `folder` with other lines in its cell of settings, up to a heading."""
-    notebook = nbformat.read(NOTEBOOKS / "07_your_own_images.ipynb", as_version=4)
+    """The outputs' texts of notebook 08, run in `folder` with other lines in its cell of settings, up to a heading."""
+    notebook = nbformat.read(NOTEBOOKS / "08_your_own_images.ipynb", as_version=4)
     cells = notebook.cells
     if until:
         notebook.cells = cells = cells[: [cell.source.startswith(until) for cell in cells].index(True)]

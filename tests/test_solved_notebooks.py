@@ -1,4 +1,4 @@
-"""Notebooks 01 to 05 with the answers filled in run from top to bottom, as they do unsolved (nbval does that)."""
+"""Notebooks 01 to 06 with the answers filled in run from top to bottom, as they do unsolved (nbval does that)."""
 
 import nbformat
 import pytest

@@ -13,6 +13,7 @@ function if it is right, and the package's own else, so that a notebook runs to 
 import contextlib
 import copy
 import dis
+import importlib
 import inspect
 import linecache
 import signal
@@ -20,6 +21,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, magics_class
 
 from ..files import UserError
-from . import tasks_measuring  # noqa: F401  (importing it registers its exercises)
 from .differences import as_tensor, difference, same
-from .tasks_training import EXERCISES, Exercise
+from .tasks import EXERCISES, Exercise
+
+#: Importing them registers their exercises.
+TASKS = sorted(path.stem for path in Path(__file__).parent.glob("tasks_*.py"))
+for task in TASKS:
+    importlib.import_module(f".{task}", __package__)
 
 GOES_ON = "the notebook goes on with the package's own code."
 NOT_SOLVED = f"Not solved yet: {GOES_ON}"
