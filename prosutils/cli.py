@@ -276,7 +276,7 @@ def search(
     imports: Imports = (),
 ) -> None:
     """Rank the gallery, or an index of your own images, for a query image or for words."""
-    from .metrics import check_k
+    from .ranking import check_k
     from .search import ImageIndex, query_feature, search_gallery
 
     check_k(k)

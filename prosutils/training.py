@@ -311,6 +311,7 @@ def mean_average_precision(
         features[len(query) :],
         data.class_index[gallery],
         **switch_options(switches or model.config.switches),
+        whole=False,
     )["mAP@200"]
 
 

@@ -42,6 +42,7 @@ ORDER = (
     "baselines",
     "followers",
     "methods",
+    "ranking",
     "metrics",
     "tables",
     "checkpoints",
