@@ -27,7 +27,7 @@ def split_map(splits: Sequence[Split]):
     """
     columns = min(2, len(splits))
     rows = -(-len(splits) // columns)
-    figure = NotebookFigure(figsize=(WIDTH, 2.3 * rows + 0.3), layout="constrained")
+    figure = NotebookFigure(figsize=(WIDTH, 2.5 * rows + 0.3), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
     for i, split in enumerate(splits):
         draw_split(figure.add_subplot(rows, columns, i + 1), split)
@@ -63,14 +63,14 @@ def draw_split(ax: Axes, split: Split):
                         count,
                         ha="center",
                         va="center",
-                        fontsize=6.5,
+                        fontsize=8,
                         color="white" if part in ("gallery", "queries") else INK,
                     )
                 x += share
             ax.add_patch(Rectangle((left, y + 0.06), width, 0.88, fc="none", ec=FAINT, lw=0.7))
         if classes:
             ax.text(
-                left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=7, color=GREY
+                left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=8, color=GREY
             )
         left += width + 0.025
     ax.set(

@@ -93,7 +93,7 @@ def similarity_matrix(
         linewidths=1.5,
         annot=unit > 0.38,
         fmt=".2f",
-        annot_kws=dict(fontsize=6.5),
+        annot_kws=dict(fontsize=8),
         linecolor="white",
         xticklabels=False,
         yticklabels=False,
@@ -105,9 +105,9 @@ def similarity_matrix(
         place.imshow(thumbnail(image))
         place.axis("off")
         if row_labels:
-            ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row]), ha="right", va="center", fontsize=7)
+            ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row], 16), ha="right", va="center", fontsize=8)
     for column, name in enumerate(column_labels):
-        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=7, rotation=45, va="bottom", rotation_mode="anchor")
+        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=8, rotation=45, va="bottom", rotation_mode="anchor")
     figure.text(0.1 / width, 1 - 0.12 / height, title or "", fontsize=9, fontweight="bold", va="top")
     return figure
 
