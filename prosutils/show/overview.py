@@ -171,7 +171,7 @@ def goal(ax: Axes, x: float, stage: int | str, name: str, gallery: Sequence[Imag
         return
     ax.text(x, 2.54, "feature, ranks the emoji:", fontsize=8, va="bottom")
     for i, image in enumerate(gallery):
-        left = x + 1.42 + 0.36 * i
+        left = x + 1.5 + 0.35 * i
         ax.imshow(thumbnail(image), extent=(left, left + 0.33, 2.43, 2.76), aspect="auto", zorder=3)
         if not i:
             ax.add_patch(Rectangle((left - 0.02, 2.41), 0.37, 0.37, fill=False, ec=HIT, lw=1.6, zorder=4))

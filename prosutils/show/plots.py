@@ -80,7 +80,7 @@ def similarity_matrix(
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
     slope = 0.05 * max(len(short(name, 20)) for name in column_labels)  # inches the slanted words take
-    left, top, right = 1.7 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
+    left, top, right = 1.9 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
     unit = min(0.55, (WIDTH - left - right) / columns)
     width, height = left + columns * unit + right, top + rows * unit + 0.1
     figure = NotebookFigure(figsize=(width, height))
