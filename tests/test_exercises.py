@@ -24,20 +24,40 @@ IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exerci
 WRONG = [
     (
         "query_rows",
-        "return ((domain_index == held_out) | torch.isin(class_index, unseen)).nonzero().flatten()",
-        "OR of an",
+        "out, new = domain_index == held_out, torch.isin(class_index, unseen)\n"
+        "source = ~out & (domain_index != gallery)\n"
+        "mask = {'UCDR': out & new, 'UcCDR': source & new, 'UdCDR': out & ~new}[protocol]\n"
+        "return mask.nonzero().flatten()",
+        "what is not unseen for seen",
     ),
-    ("query_rows", "return torch.where(domain_index == held_out)[0]", "queries of UdCDR"),
-    ("query_rows", "return torch.where(torch.isin(class_index, unseen))[0]", "whatever its domain"),
-    ("query_rows", "return torch.where((domain_index != held_out) & torch.isin(class_index, unseen))[0]", "is UcCDR"),
-    ("query_rows", "return (domain_index == held_out) * torch.isin(class_index, unseen)", "mask with True or False"),
-    ("query_rows", "return ((domain_index == held_out) & torch.isin(class_index, unseen)).nonzero()", "column"),
-    ("keep_out", "return order[:int(len(order) * fraction)]", "rounded the kept-out part down, so a class"),
-    ("keep_out", "k = int(len(order) * fraction)\nreturn order[:k] if k else order[:1]", "took at least one"),
-    ("keep_out", "return order[:int(0.5 + len(order) * fraction)]", "nearest number"),
-    ("keep_out", "return order[-int((1 - fraction) * len(order)):]", "part that trains"),
-    ("keep_out", "return order[int((1 - fraction) * len(order)):]", "from the end"),
-    ("keep_out", "return order.sort()[0][:len(order) - int((1 - fraction) * len(order))]", "sorted"),
+    (
+        "query_rows",
+        "out, old = domain_index == held_out, torch.isin(class_index, seen)\n"
+        "source = ~out & (domain_index != gallery)\n"
+        "mask = {'UCDR': out & ~old, 'UcCDR': source & ~old, 'UdCDR': out & old}[protocol]\n"
+        "return mask.nonzero().flatten()",
+        "what is not seen for unseen",
+    ),
+    (
+        "query_rows",
+        "out = domain_index == held_out\n"
+        "classes = seen if protocol == 'UdCDR' else unseen\n"
+        "return torch.where((out if protocol != 'UcCDR' else ~out) & torch.isin(class_index, classes))[0]",
+        "would find itself",
+    ),
+    (
+        "query_rows",
+        "return torch.where((domain_index == held_out) & torch.isin(class_index, unseen))[0]",
+        "whatever the protocol",
+    ),
+    (
+        "query_rows",
+        "out = domain_index == held_out\n"
+        "source = ~out & (domain_index != gallery)\n"
+        "classes = seen if protocol == 'UcCDR' else unseen\n"
+        "return torch.where((source if protocol == 'UdCDR' else out) & torch.isin(class_index, classes))[0]",
+        "The small letter",
+    ),
     ("balanced_batch", "return order[:len(set(domain_index.tolist())) * per_domain]", "plain shuffle"),
     (
         "balanced_batch",
@@ -359,8 +379,10 @@ BROKEN = {
     ),
     "wrong kind of number": (
         "query_rows",
-        "def query_rows(domain_index, class_index, held_out, unseen):\n"
-        "    wanted = (domain_index == held_out) & torch.isin(class_index, unseen)\n"
+        "def query_rows(domain_index, class_index, protocol, held_out, gallery, seen, unseen):\n"
+        "    out, source = domain_index == held_out, (domain_index != held_out) & (domain_index != gallery)\n"
+        "    classes = seen if protocol == 'UdCDR' else unseen\n"
+        "    wanted = (source if protocol == 'UcCDR' else out) & torch.isin(class_index, classes)\n"
         "    return torch.where(wanted)[0].float()",
         "torch.float32; they should be torch.int64",
     ),
@@ -490,7 +512,6 @@ ONCE_RIGHT = {
         "y = class_units * (1 - F.one_hot(class_index))[..., None]\nreturn torch.cat([d, y], 1)",
         "stops with a RuntimeError",
     ),
-    "one too many": ("keep_out", "return order[:int(fraction * len(order)) + 1]", "one picture more than the share"),
     "three of each": (
         "balanced_batch",
         "return torch.cat([order[domain_index[order] == i][:3] for i in domain_index.unique()])",

@@ -81,7 +81,7 @@ def similarity_matrix(
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
     slope = 0.05 * max(len(short(name, 20)) for name in column_labels)  # inches the slanted words take
-    left, top, right = 1.7 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
+    left, top, right = 1.9 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
     unit = min(0.55, (WIDTH - left - right) / columns)
     width, height = left + columns * unit + right, top + rows * unit + 0.1
     figure = NotebookFigure(figsize=(width, height))
@@ -94,7 +94,7 @@ def similarity_matrix(
         linewidths=1.5,
         annot=unit > 0.38,
         fmt=".2f",
-        annot_kws=dict(fontsize=6.5),
+        annot_kws=dict(fontsize=8),
         linecolor="white",
         xticklabels=False,
         yticklabels=False,
@@ -106,9 +106,9 @@ def similarity_matrix(
         place.imshow(thumbnail(image))
         place.axis("off")
         if row_labels:
-            ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row]), ha="right", va="center", fontsize=7)
+            ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row], 16), ha="right", va="center", fontsize=8)
     for column, name in enumerate(column_labels):
-        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=7, rotation=45, va="bottom", rotation_mode="anchor")
+        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=8, rotation=45, va="bottom", rotation_mode="anchor")
     figure.text(0.1 / width, 1 - 0.12 / height, title or "", fontsize=9, fontweight="bold", va="top")
     return figure
 
