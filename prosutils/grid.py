@@ -81,8 +81,7 @@ ABLATIONS = (
     }
 )
 ORACLES = {
-    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True)
-    for key in ("heads", "full", "pros")
+    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True) for key in ("heads", "full", "pros")
 }
 SWITCHES = (
     PROS

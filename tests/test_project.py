@@ -53,6 +53,7 @@ ORDER = (
     "search",
     "own_images",
     "show.pictures",
+    "show.attention",
     "show.diagrams",
     "show.results",
     "show.plots",
