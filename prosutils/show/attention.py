@@ -10,7 +10,7 @@ from torch import nn
 
 from ..backbone import PromptableCLIP
 from ..simulator import PromptSimulator
-from .pictures import GREY, INK, WIDTH, board, picture, plain, styled, thumbnail
+from .pictures import FAINT, GREY, INK, WIDTH, board, picture, plain, short, styled, thumbnail
 
 
 @torch.no_grad()
@@ -108,4 +108,39 @@ def attention_maps(
             ax.imshow(heat(image, values, top), extent=(x, x + 1, y + 1, y), aspect="auto", zorder=3)
             if captions is not None:
                 ax.text(x + 0.5, y + 1.06, plain(captions[row][column]), ha="center", va="top", fontsize=8, color=INK)
+    return figure
+
+
+@styled
+def attention_and_words(
+    images: Sequence[Image.Image],
+    maps: Sequence[Sequence[torch.Tensor]],
+    words: Sequence[Sequence[tuple[str, float]]],
+    titles: Sequence[str],
+    captions: Sequence[str],
+    colours: dict[str, str],
+):
+    """Pictures that a tower reads together, under several conditions (columns): where it looks and what it says.
+
+    maps: for each condition a map [h, w] for each picture, all on one scale; words: for each condition its nearest
+    texts and their cosines; captions: a text between both; colours: of words, others are grey.
+    """
+    gap, bar = 0.55, 0.3
+    pitch, most = len(images) + gap, max(cosine for column in words for _, cosine in column)
+    width, height = len(titles) * pitch - gap + 0.1, 1.95 + bar * max(map(len, words))
+    figure, ax = board(width, height, min(1.1, WIDTH / width))
+    top = max(float(values.max()) for column in maps for values in column)
+    for column, (title, shown, found) in enumerate(zip(titles, maps, words, strict=True)):
+        left = 0.05 + column * pitch
+        middle = left + len(images) / 2
+        ax.text(middle, 0.22, plain(title), ha="center", fontweight="bold", fontsize=9)
+        for i, (image, values) in enumerate(zip(images, shown, strict=True)):
+            ax.imshow(heat(image, values, top), extent=(left + i, left + i + 0.97, 1.34, 0.37), aspect="auto", zorder=3)
+        ax.text(middle, 1.42, plain(captions[column]), ha="center", va="top", fontsize=8, color=GREY)
+        for row, (name, cosine) in enumerate(found):
+            y, length = 1.85 + row * bar, max(0.0, cosine / most) * 0.85
+            colour = colours.get(name, FAINT)
+            ax.barh(y, length, height=0.2, left=left + 1.0, color=colour, zorder=3)
+            ax.text(left + 0.95, y, short(name, 14), ha="right", va="center", fontsize=8)
+            ax.text(left + 1.04 + length, y, f"{cosine:.2f}", va="center", fontsize=8, color=GREY)
     return figure
