@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ..prompts import PromptUnits
 from ..tuned import TunedCLIP
-from .tasks import exercise, normal, unit, unit_cases
+from .tasks import exercise, normal, shuffled, unit, unit_cases
 
 
 def rivals(features, drawings, own, labels):
@@ -54,11 +54,11 @@ def nearest_of_class(z, x, own, labels):
 @exercise(
     cases=lambda: [
         (
-            *normal(0, (6, 5), (12, 5)),
-            torch.tensor([0, 3, 5, 8, 11, 2]),
-            torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 1, 3, 4]),
-        ),
-        (*normal(1, (5, 4), (9, 4)), torch.tensor([8, 1, 4, 4, 0]), torch.tensor([0, 0, 1, 1, 1, 2, 2, 1, 3])),
+            *normal(seed, (12, 4), (24, 4)),
+            shuffled(seed, 24)[:12],
+            torch.tensor([0] * 9 + [1] * 7 + [2] * 5 + [3, 4, 5]),
+        )
+        for seed in (0, 1, 2)
     ],
     shape="a single number",
     good_for="A unit that only says its class's name cannot raise this number: all rivals have the same name.",
