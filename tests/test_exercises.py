@@ -84,6 +84,25 @@ WRONG = [
         "one line for each domain",
     ),
     (
+        "own_drawing_first",
+        "c = F.normalize(features) @ F.normalize(drawings).T\n"
+        "return (c < c.gather(1, own[:, None])).sum().item() / len(own) / (len(drawings) - 1)",
+        "with all other drawings",
+    ),
+    (
+        "own_drawing_first",
+        "c = F.normalize(features) @ F.normalize(drawings).T\nsame = labels[own][:, None] == labels\n"
+        "return (((c < c.gather(1, own[:, None])) & same).sum(1) / same.sum(1)).mean()",
+        "among its rivals",
+    ),
+    (
+        "own_drawing_first",
+        "c = F.normalize(features) @ F.normalize(drawings).T\nsame = labels[own][:, None] == labels\n"
+        "wins = ((c < c.gather(1, own[:, None])) & same).sum(1)\n"
+        "return (wins / (same.sum(1) - 1).clamp(min=1)).mean()",
+        "without a rival",
+    ),
+    (
         "stage1_sequence",
         "first = class_token.repeat(len(patches), 1, 1) + positions[0]\n"
         "return torch.cat([first, prompts + positions[1:3], patches + positions[1:]], 1)",

@@ -56,6 +56,7 @@ ORDER = (
     "search",
     "own_images",
     "show.pictures",
+    "show.attention",
     "show.diagrams",
     "show.overview",
     "show.results",
