@@ -55,6 +55,7 @@ ORDER = (
     "search",
     "own_images",
     "show.pictures",
+    "show.attention",
     "show.diagrams",
     "show.results",
     "show.plots",
