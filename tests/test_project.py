@@ -56,6 +56,7 @@ ORDER = (
     "own_images",
     "show.pictures",
     "show.attention",
+    "show.prompting",
     "show.diagrams",
     "show.results",
     "show.plots",
