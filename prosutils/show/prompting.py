@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from PIL import Image
 
 from ..domains import ImageDomains
-from .attention import heat
 from .pictures import (
     FAINT,
     FLAME,
@@ -17,6 +18,7 @@ from .pictures import (
     GREY,
     HIT,
     INK,
+    MISS,
     STEP,
     WIDTH,
     NotebookFigure,
@@ -26,8 +28,8 @@ from .pictures import (
     picture,
     query_card,
     short,
-    strip,
     styled,
+    thumbnail,
 )
 
 SMALL = 8  # points; nothing here is smaller
@@ -49,7 +51,7 @@ def three_passes(data: ImageDomains, trained: int, query: int, domains: Sequence
     trained: a row of `data` in a training domain and a seen class, both among the names; query: a row that has
     neither; domains, classes: some names, whose units are drawn.
     """
-    figure, ax = board(12.6, 6.0, WIDTH / 12.6)
+    figure, ax = board(12.6, 6.1, WIDTH / 12.6)
     starts = {"picture": 1.35, "domains": 2.85, "classes": 5.25}
     for key, text in (("domains", "domain units"), ("classes", "class units")):
         ax.text(starts[key], 0.25, text, fontsize=9, fontweight="bold", va="center")
@@ -231,40 +233,61 @@ def prompt_effects(table: pd.DataFrame, controls: Mapping[str, float]):
 def ranks_and_attention(data: ImageDomains, queries: Sequence[Mapping]):
     """Queries read with several prompts: where the class token looks, and the ranks that come of it.
 
-    queries: dicts of `row` (of `data`), `label`, and `readings`, {name: dict of map [h, w], ranked [k] rows, ap, lender}:
-    lender is the row of the picture whose prompts were used, or None.
+    queries: dicts of `row` (of `data`), `label`, and `readings`, {name: dict of map [h, w], share, ranked [k] rows, ap,
+    lender}: share of the attention that goes to the prompts; lender is the row of the picture whose prompts were used,
+    or None.
     """
-    k = len(next(iter(queries[0]["readings"].values()))["ranked"])
-    count, pitch, left = len(queries[0]["readings"]), 1.36, 5.6
-    block, width = pitch * count + 0.55, left + k * STEP + 1.15
-    unit = min(0.72, WIDTH / width)
-    figure, ax = board(width, len(queries) * block + 0.25, unit)
-    for x, text in ((left - 1.45, "attention"), (left, "ranks")):
+    first = next(iter(queries[0]["readings"].values()))
+    left, k, count = 5.3, len(first["ranked"]), len(queries[0]["readings"])
+    block, width = LINE * count + 0.3, left + k * STEP + 1.3
+    figure, ax = board(width, len(queries) * block + 0.2, WIDTH / width)
+    for x, text in ((left - 1.5, "attention"), (left, "ranks")):
         ax.text(x, 0.12, text, fontsize=9, fontweight="bold", va="center")
     for i, query in enumerate(queries):
-        top, (shown, caption, class_index) = i * block + 0.35, describe_query(data, query["row"])
-        middle = top + (pitch * count - 0.36) / 2
-        query_card(ax, shown, f"{caption}\n{query['label']}", 0.15, middle - 1.0, 1.5, SMALL)
+        top, (shown, caption, _) = i * block + 0.35, describe_query(data, query["row"])
+        query_card(ax, shown, f"{caption}\n{query['label']}", 0.15, top + (LINE * count - 3.0) / 2, 1.6, SMALL)
         highest = max(float(reading["map"].max()) for reading in query["readings"].values())
         for j, (name, reading) in enumerate(query["readings"].items()):
-            y = top + j * pitch
-            ax.text(
-                left - 1.6 - 0.65 * (reading["lender"] is not None),
-                y + 0.5,
-                name.replace(" ", "\n", 1),
-                ha="right",
-                va="center",
-                fontsize=SMALL,
-                fontweight="bold" if name.startswith("own") else "normal",
-            )
-            if reading["lender"] is not None:
-                picture(ax, data.load(int(reading["lender"])), left - 2.15, y + 0.22, 0.56)
-            ax.imshow(
-                heat(shown, reading["map"], highest),
-                extent=(left - 1.45, left - 0.45, y + 1, y),
-                aspect="auto",
-                zorder=3,
-            )
-            strip(ax, data, reading["ranked"], class_index, left, y)
-            ax.text(left + k * STEP + 0.05, y + 0.5, f"AP {reading['ap']:.2f}", va="center", fontsize=9)
+            one_reading(ax, data, shown, query["row"], name, reading, left, top + j * LINE, highest)
     return figure
+
+
+LINE = 1.42  # from one reading to the next
+
+
+def one_reading(
+    ax: Axes,
+    data: ImageDomains,
+    shown: Image.Image,
+    row: int,
+    name: str,
+    reading: Mapping,
+    x: float,
+    y: float,
+    highest: float,
+):
+    """One line of `ranks_and_attention`: whose prompts, the attention map, the ranks and their AP."""
+    lender, weight = reading["lender"], "bold" if name == "own" else "normal"
+    ax.text(x - 1.6 - 0.7 * (lender is not None), y + 0.5, name.replace(" ", "\n", 1), ha="right", va="center")
+    ax.texts[-1].set(fontsize=9, fontweight=weight)
+    if lender is not None:
+        picture(ax, data.load(int(lender)), x - 2.25, y + 0.2, 0.6)
+    ax.imshow(glow(shown, reading["map"], highest), extent=(x - 1.5, x - 0.5, y + 1, y), aspect="auto", zorder=3)
+    ax.text(x - 1.0, y + 1.05, f"prompts {reading['share']:.0%}", ha="center", va="top", fontsize=SMALL)
+    wanted = int(data.class_index[row])
+    for place, found in enumerate(reading["ranked"].tolist()):
+        left, known = x + place * STEP, int(data.class_index[found])
+        picture(ax, data.load(found), left, y, colour=HIT if known == wanted else MISS, linewidth=1.6)
+        if known != wanted:
+            ax.text(left + 0.5, y + 1.05, short(data.classes[known], 10), ha="center", va="top")
+            ax.texts[-1].set(fontsize=SMALL, color=MISS)
+    ax.text(x + len(reading["ranked"]) * STEP + 0.1, y + 0.5, f"AP {reading['ap']:.2f}", va="center", fontsize=9)
+
+
+def glow(shown: Image.Image, values: torch.Tensor, highest: float, side: int = 224):
+    """A picture, pale, under a map [h, w] of weights in orange, which is full where the weight is `highest`."""
+    small = Image.fromarray(np.asarray(values, dtype=np.float32) / max(highest, 1e-9))
+    strength = np.asarray(small.resize((side, side), Image.Resampling.BILINEAR)).clip(0, 1)[..., None] ** 0.8
+    pale = 0.45 + 0.55 * np.asarray(thumbnail(shown, side).resize((side, side)).convert("L"))[..., None] / 255
+    mixed = (1 - 0.9 * strength) * pale + 0.9 * strength * np.array(to_rgb(FLAME))
+    return Image.fromarray((mixed.clip(0, 1) * 255).astype(np.uint8))
