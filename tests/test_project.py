@@ -47,6 +47,7 @@ ORDER = (
     "tables",
     "checkpoints",
     "evaluation",
+    "logs",
     "training",
     "released",
     "experiment",
