@@ -14,12 +14,19 @@ from IPython.core.interactiveshell import InteractiveShell
 from prosutils import load_clip
 from prosutils.domains import BalancedSampler, ImageDomains
 from prosutils.files import UserError
+from prosutils.parts import partners
 from prosutils.simulator import PromptSimulator
 from prosutils.teaching import exercises
 from prosutils.teaching.tasks import EXERCISES
+from prosutils.teaching.tasks_03_simulator import is_control, next_of_domain
 
 IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exercises(path)]
 
+#: Begins an answer to `write_prompts`: x is the simulator's output at every position.
+WRITTEN = (
+    "x = before(torch.cat([templates.expand(len(units), -1, -1), units, patches], 1))\n"
+    "for block in blocks:\n    x = block(x)\n"
+)
 #: Exercise, a wrong answer (its body), words that the learner reads.
 WRONG = [
     (
@@ -208,39 +215,37 @@ WRONG = [
         "u[range(len(u)), domain_index] = 0\nu[range(len(u)), class_index] = 0\nreturn u",
         "used row y",
     ),
+    ("write_prompts", WRITTEN + "return after(x[:, :2]) @ project", "for each template: read"),
+    ("write_prompts", WRITTEN + "return after(x[:, -len(templates):]) @ project", "last positions"),
+    ("write_prompts", WRITTEN + "return after(x[:, 1:len(templates) + 1]) @ project", "as if there were a class token"),
+    ("write_prompts", WRITTEN + "return after(x) @ project", "all tokens"),
+    ("write_prompts", WRITTEN + "return x[:, :len(templates)] @ project", "last layer norm is missing"),
+    ("write_prompts", WRITTEN + "return after(x[:, :len(templates)])", "matrix is missing"),
+    ("write_prompts", WRITTEN + "return after(x[:, :len(templates)] @ project)", "before the last layer norm"),
+    ("write_prompts", WRITTEN + "return F.linear(after(x[:, :len(templates)]), project)", "transposed"),
     (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\n"
-        "return torch.cat([t, units + positions[0], patches + positions[1:]], 1)",
-        "units got positional",
+        "write_prompts",
+        WRITTEN.replace("before(", "(") + "return after(x[:, :len(templates)]) @ project",
+        "first layer norm is missing",
     ),
     (
-        "simulator_input",
-        "return torch.cat([templates.repeat(len(units), 1, 1), units, patches], 1)",
-        "Theirs is `positions[1:]`",
+        "write_prompts",
+        WRITTEN.replace("x = block(x)", "y = block(x)") + "return after(y[:, :len(templates)]) @ project",
+        "Only your last block counts",
+    ),
+    ("another_picture", "return torch.arange(len(domain_index))", "its own partner"),
+    ("another_picture", "return torch.arange(len(domain_index)).roll(-1)", "two things at once"),
+    (
+        "another_picture",
+        "return torch.stack([(domain_index == d).nonzero()[0, 0] for d in domain_index])",
+        "lends its prompts to all",
     ),
     (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\n"
-        "return torch.cat([t, units, patches + positions[:patches.shape[1]]], 1)",
-        "shifted",
+        "another_picture",
+        "out = torch.empty_like(domain_index)\nfor d in set(domain_index.tolist()):\n"
+        "    n = int((domain_index == d).sum())\n    out[domain_index == d] = torch.arange(n).roll(-1)\nreturn out",
+        "places within a domain",
     ),
-    (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\nreturn torch.cat([units, patches + positions[1:], t], 1)",
-        "come last",
-    ),
-    (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\nreturn torch.cat([t, patches + positions[1:], units], 1)",
-        "before the units",
-    ),
-    ("read_out", "return norm(tokens)[:, -2:] @ project", "last two positions"),
-    ("read_out", "return norm(tokens)[:, 1:3] @ project", "no class token"),
-    ("read_out", "return tokens[:, :2] @ project", "norm is missing"),
-    ("read_out", "return norm(tokens[:, :2])", "matrix is missing"),
-    ("read_out", "return norm(tokens @ project)[:, :2]", "before the layer norm"),
-    ("read_out", "return F.linear(norm(tokens[:, :2]), project)", "transposed"),
     ("rank_by_cosine", "return (query @ gallery.T).topk(k, 1).indices", "plain product"),
     (
         "rank_by_cosine",
@@ -368,7 +373,7 @@ BROKEN = {
     "no function": ("own_units", "x = 1", "defines no function `own_units`: keep its first line"),
     "no function but a value": ("own_units", "own_units = 3", "is an int, not a function"),
     "function deleted": ("own_units", "del own_units", "is a NoneType, not a function"),
-    "other arguments": ("read_out", "def read_out(tokens):\n    return tokens", "cannot be called"),
+    "other arguments": ("write_prompts", "def write_prompts(tokens):\n    return tokens", "cannot be called"),
     "exception": (
         "stage1_sequence",
         "def stage1_sequence(class_token, positions, prompts, patches):\n"
@@ -376,8 +381,8 @@ BROKEN = {
         "Line 4 stops with a RuntimeError: `return x + positions`",
     ),
     "no return": (
-        "read_out",
-        "def read_out(tokens, norm, project):\n    norm(tokens[:, :2]) @ project",
+        "write_prompts",
+        "def write_prompts(templates, units, patches, before, blocks, after, project):\n    templates @ project",
         "returns nothing",
     ),
     "wrong type": (
@@ -406,9 +411,10 @@ BROKEN = {
         "torch.float32; they should be torch.int64",
     ),
     "NaN": (
-        "read_out",
-        "def read_out(tokens, norm, project):\n    return norm(tokens[:, :2]) @ project / 0 * 0",
-        "48 of 48 numbers of your result are NaN. Is 0 divided by 0",
+        "reverse_mask",
+        "def reverse_mask(domain_units, class_units, domain_index, class_index):\n"
+        "    return torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1) / 0 * 0",
+        "200 of 200 numbers of your result are NaN. Is 0 divided by 0",
     ),
     "change in place": (
         "reverse_mask",
@@ -417,8 +423,9 @@ BROKEN = {
         "changes its input `class_units`",
     ),
     "other numbers": (
-        "read_out",
-        "def read_out(tokens, norm, project):\n    return 2 * norm(tokens[:, :2]) @ project",
+        "write_prompts",
+        "def write_prompts(templates, units, patches, before, blocks, after, project):\n"
+        + textwrap.indent(WRITTEN + "return 2 * after(x[:, :len(templates)]) @ project", "    "),
         "all numbers are 2 times what they should be",
     ),
 }
@@ -470,17 +477,17 @@ def test_broken_answer_is_explained_without_traceback(submit, name, cell, words)
 
 def test_an_endless_loop_is_ended_and_named(submit, monkeypatch):
     monkeypatch.setattr(exercises, "SECONDS", 1)
-    told, namespace = submit("read_out", written("read_out", "while True:\n    pass"))
+    told, namespace = submit("write_prompts", written("write_prompts", "while True:\n    pass"))
     assert "Line 3 stops with a TimeoutError" in told or "Line 4 stops with a TimeoutError" in told
     assert "did not end within 1 seconds. Does the loop ever reach its end?" in told
-    assert namespace["read_out"] is EXERCISES["read_out"].right
+    assert namespace["write_prompts"] is EXERCISES["write_prompts"].right
 
 
 @pytest.mark.parametrize("body", ["...", '"What it returns."\n...', "pass", "return ...", "raise NotImplementedError"])
 def test_empty_answer_is_not_solved(submit, body):
-    told, namespace = submit("read_out", written("read_out", body))
+    told, namespace = submit("write_prompts", written("write_prompts", body))
     assert told == exercises.NOT_SOLVED
-    assert namespace["read_out"] is EXERCISES["read_out"].right
+    assert namespace["write_prompts"] is EXERCISES["write_prompts"].right
 
 
 def test_corner_that_fails_beside_a_mistake_does_not_hide_it(submit):
@@ -510,9 +517,9 @@ def test_unknown_exercise_names_the_known(submit):
 
 
 def test_check_returns_the_function_to_go_on_with(capsys):
-    right, answer = EXERCISES["read_out"].right, lambda tokens, norm, project: norm(tokens)[:, :2] @ project
-    assert exercises.check("read_out", answer) is answer
-    assert exercises.check("read_out", lambda tokens, norm, project: tokens[:, :2]) is right
+    right, answer = EXERCISES["another_picture"].right, lambda domain_index: next_of_domain(domain_index, step=-1)
+    assert exercises.check("another_picture", answer) is answer
+    assert exercises.check("another_picture", lambda domain_index: domain_index) is right
     out = capsys.readouterr().out
     assert out.startswith("Right. ") and "Not yet. " in out
 
@@ -574,9 +581,9 @@ ONCE_RIGHT = {
         "the gradient of `features` is not",
     ),
     "nothing trains": (
-        "read_out",
-        "with torch.no_grad():\n    return norm(tokens[:, :2]) @ project",
-        "no gradient reaches `tokens`",
+        "write_prompts",
+        WRITTEN + "with torch.no_grad():\n    return after(x[:, :len(templates)]) @ project",
+        "no gradient reaches `templates`",
     ),
 }
 
@@ -654,20 +661,24 @@ def test_sequence_of_stage_1_is_the_packages():
     torch.testing.assert_close(built, entered)
 
 
-def test_input_and_read_out_of_the_simulator_are_the_packages():
-    simulator, images, units = PromptSimulator(16, 8, 64, 32), torch.randn(2, 3, 16, 16), torch.randn(2, 7, 64)
-    body = simulator.body
-    entered = inputs_of(body.ln_pre, lambda: simulator(images, units))
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_prompts_that_are_written_are_the_packages(prompts):
+    simulator = PromptSimulator(16, 8, 64, 32, layers=2, prompts=prompts)
+    images, units, patches = torch.randn(2, 3, 16, 16), torch.randn(2, 7, 64), torch.randn(2, 4, 64)
     templates = torch.cat([simulator.domain_template, simulator.semantic_template])
-    patches = body.conv1(images).flatten(2).transpose(1, 2)
-    built = EXERCISES["simulator_input"].right(templates, units, patches, body.positional_embedding)
-    torch.testing.assert_close(built, entered)
+    body = simulator.body
+    written = EXERCISES["write_prompts"].right(
+        templates, units, patches, body.ln_pre, body.transformer.resblocks, body.ln_post, simulator.project
+    )
+    torch.testing.assert_close(written, simulator(images, units, patches), atol=1e-5, rtol=1e-4)
 
-    tokens = body.ln_pre(built)
-    for block in body.transformer.resblocks:
-        tokens = block(tokens)
-    prompts = EXERCISES["read_out"].right(tokens, body.ln_post, simulator.project)
-    torch.testing.assert_close(prompts, simulator(images, units), atol=1e-5, rtol=1e-4)
+
+def test_another_picture_is_any_pairing_within_the_domains():
+    domain_index = torch.randint(3, (30,), generator=torch.Generator().manual_seed(0))
+    for seed in (0, 1):
+        assert is_control(partners(domain_index, same_domain=True, seed=seed), domain_index)
+    assert not is_control(partners(domain_index, same_domain=False, seed=0), domain_index)
+    assert not is_control(torch.arange(30), domain_index)
 
 
 def test_balanced_batch_is_the_packages():

@@ -57,6 +57,7 @@ ORDER = (
     "own_images",
     "show.pictures",
     "show.attention",
+    "show.prompting",
     "show.diagrams",
     "show.overview",
     "show.results",
