@@ -164,13 +164,15 @@ def evaluate_all(
     switches: Switches | None = None,
     extra: dict | None = None,
     progress: bool = False,
+    features_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> pd.DataFrame:
     """Metrics of a model on splits of the same folder, one row each; every image is embedded once.
 
     Columns: method, protocol, unseen_domain ("none" where no domain is held out), gallery, seed, queries, gallery_size,
     switches (those that are not "paper", as text), mAP@200, Prec@200, mAP@all, Prec@100, mAP@200 by every rule of
     average precision (`metrics.AP_RULES`), and those of the dict `extra`, which wins where names are the same.
-    `switches` (default: the model's) say how to rank and what AP is divided by.
+    `switches` (default: the model's) say how to rank and what AP is divided by. features_of: rows [m] -> features
+    [m, D], where they are not those of `embed_rows` (`parts`).
     Warns where the model was trained on other pictures than those that a split means for training.
     """
     switches = switches or model.config.switches
@@ -178,7 +180,7 @@ def evaluate_all(
     for split in splits:
         warn_of_other_training(model, split)
     rows = torch.cat([rows for split in splits for rows in (split.query, split.gallery)]).unique()
-    features = embed_rows(model, data, rows, switches, progress)
+    features = features_of(rows) if features_of else embed_rows(model, data, rows, switches, progress)
     features = features.to(next(model.parameters()).device)  # a GPU ranks faster
 
     table = []

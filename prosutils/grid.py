@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
 from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
+from .parts import embed_rows_in_part
 from .splits import Split
 from .tables import GRID, add_rows, read_table
 
@@ -44,6 +46,7 @@ class Case:
     settings: dict = field(default_factory=dict)
     at_test: dict = field(default_factory=dict)
     oracle: bool = False  # see Training
+    part: str = ""  # what is replaced at the test, of parts.PROMPTS and parts.RESTORED
 
 
 #: Nothing that trains here takes part in ranking images by images.
@@ -81,8 +84,7 @@ ABLATIONS = (
     }
 )
 ORACLES = {
-    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True)
-    for key in ("heads", "full", "pros")
+    f"{METHODS[key].label}, held-out domain trained too": Case(key, oracle=True) for key in ("heads", "full", "pros")
 }
 SWITCHES = (
     PROS
@@ -115,6 +117,23 @@ SWITCHES = (
         )
     }
 )
+#: What does the work: a trained ProS in both settings, read with other prompts, or with a part put back to CLIP's own.
+REPLACED = {
+    "another picture's prompts": "another picture's",
+    "another domain's prompts": "another domain's",
+    "the mean prompt": "mean",
+    "no prompt": "none",
+    "class token put back": "class token",
+}
+PARTS = (
+    {setting: BASELINES[setting] for setting in ("ProS", "ProS + heads")}
+    | {
+        f"{setting}, {text}": dataclasses.replace(BASELINES[setting], part=part)
+        for setting in ("ProS", "ProS + heads")
+        for text, part in REPLACED.items()
+    }
+    | {"ProS + heads, heads put back": dataclasses.replace(BASELINES["ProS + heads"], part="heads")}
+)
 #: DePro's batches: 3 classes x 4 images x 5 domains
 THREE_CLASSES = dict(stage2=dict(batch_size=60, classes_per_batch=3))
 FOLLOWER = (
@@ -122,7 +141,14 @@ FOLLOWER = (
     | {METHODS[key].label: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")}
     | {"DePro, read_out=released": Case("depro", dict(switches=dict(read_out="released")))}
 )
-GRIDS = {"baselines": BASELINES, "ablations": ABLATIONS, "oracles": ORACLES, "switches": SWITCHES, "follower": FOLLOWER}
+GRIDS = {
+    "baselines": BASELINES,
+    "parts": PARTS,
+    "ablations": ABLATIONS,
+    "oracles": ORACLES,
+    "switches": SWITCHES,
+    "follower": FOLLOWER,
+}
 
 
 def run_grid(
@@ -316,6 +342,10 @@ def measure(training: Training, names: Sequence[str], artifacts: Path, data: str
     for name in names:
         about = dict(case=name, seed=config.seed, images=int(history.images.iloc[-1]) if len(history) else 0)
         switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
+        if replaced := find_case(name).part:
+            read = partial(embed_rows_in_part, model, run.clip, run.data, part=replaced)
+            rows.append(evaluate_all(model, run.splits, switches, about | dict(method=name), features_of=read))
+            continue
         for part in getattr(model, "parts", [None]):  # DePro: one training, three readings
             label = name
             if part:

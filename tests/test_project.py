@@ -49,6 +49,7 @@ ORDER = (
     "training",
     "released",
     "experiment",
+    "parts",
     "grid",
     "search",
     "own_images",
