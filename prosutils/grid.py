@@ -22,6 +22,7 @@ from .experiment import fit_batches, prepare
 from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
 from .parts import embed_rows_in_part
+from .pros import ProS
 from .splits import Split
 from .tables import GRID, add_rows, read_table
 
@@ -343,6 +344,7 @@ def measure(training: Training, names: Sequence[str], artifacts: Path, data: str
         about = dict(case=name, seed=config.seed, images=int(history.images.iloc[-1]) if len(history) else 0)
         switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
         if replaced := find_case(name).part:
+            assert isinstance(model, ProS)  # no other has these parts
             read = partial(embed_rows_in_part, model, run.clip, run.data, part=replaced)
             rows.append(evaluate_all(model, run.splits, switches, about | dict(method=name), features_of=read))
             continue

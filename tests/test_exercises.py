@@ -698,7 +698,7 @@ def test_chance_level_is_what_random_orders_give():
     generator = torch.Generator().manual_seed(0)
     for relevant, size, k in ((6, 40, 20), (30, 50, 10), (1, 15, 200)):
         hits = torch.stack([torch.randperm(size, generator=generator) < relevant for _ in range(4000)])
-        measured = metrics._block_metrics(hits, (k,), "relevant")[f"AP@{k}"].mean()
+        measured = metrics._block_metrics(hits, hits.sum(1), size, (k,), "relevant")[f"AP@{k}"].mean()
         assert EXERCISES["chance_level"].right(relevant, size, k) == pytest.approx(float(measured), rel=0.05)
 
 

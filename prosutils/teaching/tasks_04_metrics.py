@@ -60,7 +60,7 @@ def possible(hits, k):
     },
 )
 def average_precision(hits, k):
-    return float(metrics._block_metrics(hits[None], (k,), "relevant")[f"AP@{k}"])
+    return float(metrics._block_metrics(hits[None], hits.sum()[None], len(hits), (k,), "relevant")[f"AP@{k}"])
 
 
 def interpolated(best=lambda precision, enough: precision[enough].max(), divisor=lambda hits: hits.sum(), at_least=True):
