@@ -63,7 +63,9 @@ def average_precision(hits, k):
     return float(metrics._block_metrics(hits[None], hits.sum()[None], len(hits), (k,), "relevant")[f"AP@{k}"])
 
 
-def interpolated(best=lambda precision, enough: precision[enough].max(), divisor=lambda hits: hits.sum(), at_least=True):
+def interpolated(
+    best=lambda precision, enough: precision[enough].max(), divisor=lambda hits: hits.sum(), at_least=True
+):
     """Precision at levels of recall: `best` of the precisions at the ranks where recall has reached the level."""
 
     def compute(hits, levels):
@@ -76,7 +78,9 @@ def interpolated(best=lambda precision, enough: precision[enough].max(), divisor
 
 
 @exercise(
-    cases=lambda: [(shuffled(seed, size) < hits, torch.linspace(0, 1, 11)) for seed, size, hits in ((3, 14, 4), (4, 25, 7))],
+    cases=lambda: [
+        (shuffled(seed, size) < hits, torch.linspace(0, 1, 11)) for seed, size, hits in ((3, 14, 4), (4, 25, 7))
+    ],
     shape="[L], one precision for each level",
     good_for="Curves of different queries can now be averaged: all have a value at the same levels.",
     mistakes={

@@ -47,8 +47,8 @@ def per_class(values, labels):
     allows=between_neighbours,
     mistakes={
         "You took the mean of the classes' means. A class with five queries counts five times in mAP: add up the "
-        "differences of all drawn queries and divide by their number.": lambda a, b, y, drawn: (
-            middle(per_class(a - b, y)[drawn].mean(1))
+        "differences of all drawn queries and divide by their number.": lambda a, b, y, drawn: middle(
+            per_class(a - b, y)[drawn].mean(1)
         ),
         "You used the drawn numbers as queries. They are classes: each brings all its queries.": lambda a, b, y, drawn: (
             middle((a - b)[drawn].mean(1))
@@ -103,7 +103,9 @@ def step_down(factor, running=True, most=1.0, sort_back=True):
         "A larger p got a smaller adjusted one. Each adjusted value is at least as large as the one before it in the "
         "order of size: take the running maximum.": step_down(lambda i, m: m - i, running=False),
         "Your values are sorted. Wanted is the order of the input.": step_down(lambda i, m: m - i, sort_back=False),
-        "You multiplied the largest by m. The SMALLEST p has all m comparisons against it.": step_down(lambda i, m: i + 1),
+        "You multiplied the largest by m. The SMALLEST p has all m comparisons against it.": step_down(
+            lambda i, m: i + 1
+        ),
         "A probability cannot exceed 1: cut there.": step_down(lambda i, m: m - i, most=np.inf),
         "You divided by the rank, as for the false discovery rate (Benjamini and Hochberg). Holm multiplies by the "
         "number of comparisons that are left.": step_down(lambda i, m: m / (i + 1)),
