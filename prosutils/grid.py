@@ -53,9 +53,11 @@ class Case:
 #: Nothing that trains here takes part in ranking images by images.
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
 #: {preset: {method: its own settings of stage 2}}: the best of the same number of trials for every method
-#: (studies/tune_methods.py); what is not here takes the preset's.
+#: (studies/tune_methods.py; VPT and CoOp + heads take those
+#: of static prompts on the far tier); what is not here takes the preset's.
 RATES: dict[str, dict[str, dict]] = {
-    "mini-near": {"static": dict(lr=1e-3, lr_heads=1e-2 / 3), "full": dict(lr=3e-4, lr_heads=1e-3)}
+    "mini": {"full": dict(lr_heads=1e-3)} | {key: dict(lr=3e-3) for key in ("static", "vpt", "vpt-deep", "coop-heads")},
+    "mini-near": {"static": dict(lr=1e-3, lr_heads=1e-2 / 3), "full": dict(lr=3e-4, lr_heads=1e-3)},
 }
 #: ProS as in the paper's Fig. 2, heads frozen, whichever setting the preset has.
 PAPER = dict(switches=dict(heads="paper"))
