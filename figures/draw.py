@@ -18,7 +18,7 @@ from prosutils.evaluation import embed_rows
 from prosutils.experiment import prepare
 from prosutils.metrics import query_metrics
 from prosutils.show import plots
-from prosutils.show.dial import dial_curves
+from prosutils.show.strengths import strength_curves
 
 HERE = Path(__file__).parent
 
@@ -66,7 +66,7 @@ def dial(artifacts):
 def strengths(artifacts):
     """mAP of every method against the strength of chalk, with a drawing of a bank at each strength."""
     data = prepare(load_preset("mini"), artifacts=artifacts, progress=False).data
-    figure = dial_curves(pd.read_csv(HERE / "dial.csv"), data, int(data.rows(["chalk"], ["bank"])[0]))
+    figure = strength_curves(pd.read_csv(HERE / "dial.csv"), data, int(data.rows(["chalk"], ["bank"])[0]))
     plots.save(figure, HERE / "dial_curves.png")
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from prosutils import embed, embed_rows, load_preset, prepare
 from prosutils.metrics import class_bootstrap, query_metrics
-from prosutils.show.dial import STRENGTHS, drawn_at
+from prosutils.show.strengths import STRENGTHS, drawn_at
 from prosutils.tables import write_table
 
 CONTROL = "Heads only"

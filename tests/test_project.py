@@ -61,7 +61,7 @@ ORDER = (
     "show.plots",
     "show.widget_parts",
     "show.widgets",
-    "show.dial",
+    "show.strengths",
     "teaching.tasks",
     *(f"teaching.{path.stem}" for path in sorted((ROOT / "prosutils" / "teaching").glob("tasks_*.py"))),
     "teaching.differences",

@@ -67,7 +67,7 @@ def far_records() -> dict[tuple[str, str, str], dict]:
 
 
 @styled
-def dial_curves(table: pd.DataFrame, data: ImageDomains, row: int, metric: str = "mAP@200"):
+def strength_curves(table: pd.DataFrame, data: ImageDomains, row: int, metric: str = "mAP@200"):
     """`metric` of every method against the strength, with one drawing at each strength above.
 
     table: columns method, strength and `metric` (studies/dial.py); row: a drawing of the far tier in `data`.
@@ -106,10 +106,10 @@ def spread(values: np.ndarray, gap: float) -> np.ndarray:
 # --- The widget ---------------------------------------------------------------------------------------------
 
 
-class StrengthDial(WithPicture, ipywidgets.VBox):
+class MethodDial(WithPicture, ipywidgets.VBox):
     """A slider for the strength, a menu for the query, and the ranks of all methods, which follow."""
 
-    title = "strength_dial: run this cell, then move the slider"
+    title = "method_dial: run this cell, then move the slider"
 
     def __init__(
         self,
@@ -177,11 +177,11 @@ class StrengthDial(WithPicture, ipywidgets.VBox):
         return f'<div class="pros-row">{query}<div>{"".join(parts)}</div></div>'
 
     def figure(self):
-        return dial_figure(self, self.query.value)
+        return method_dial_figure(self, self.query.value)
 
 
 @styled
-def dial_figure(dial: StrengthDial, query: int):
+def method_dial_figure(dial: MethodDial, query: int):
     """A query at the weakest, a middle and the strongest strength: its first ranks by every method."""
     ends = min(dial.strengths), max(dial.strengths)
     shown = [ends[0], min(dial.strengths, key=lambda x: abs(x - sum(ends) / 2)), ends[1]]
@@ -211,7 +211,7 @@ def frames(ax, data: ImageDomains, rows: torch.Tensor, label: int, x: float, y: 
         text.remove()
 
 
-def strength_dial(
+def method_dial(
     data: ImageDomains,
     split: Split,
     models: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
@@ -230,4 +230,4 @@ def strength_dial(
     if not len(queries) or not len(strengths):
         raise UserError("The dial needs one query and one strength at least.")
     k = min(k, len(split.gallery))
-    return StrengthDial(data, split, named(models), torch.as_tensor(queries), strengths, k, galleries or {})
+    return MethodDial(data, split, named(models), torch.as_tensor(queries), strengths, k, galleries or {})

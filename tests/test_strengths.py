@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from prosutils import ImageDomains, UserError, make_split, pictonet
-from prosutils.show.dial import dial_curves, drawn_at, line_styles, spread, strength_dial
+from prosutils.show.strengths import drawn_at, line_styles, method_dial, spread, strength_curves
 
 CLASSES = ("airplane", "apple", "bicycle", "castle", "cat", "house")
 
@@ -45,21 +45,21 @@ def test_only_drawings_of_the_far_tier_have_a_strength(far, toy):
 
 
 def test_the_widget_follows_its_slider(far, split, toy_model):
-    widget = strength_dial(far, split, toy_model, split.query[:2], strengths=(0, 0.5, 1), k=4)
+    widget = method_dial(far, split, toy_model, split.query[:2], strengths=(0, 0.5, 1), k=4)
     assert "strength 1" in widget.shown.value and widget.shown.value.count('class="pros-cell') == 4
     before = widget.shown.value
     widget.strength.value = 0
     assert "strength 0" in widget.shown.value and widget.shown.value != before
     widget.query.value = 1
-    assert repr(widget) == "<strength_dial: run this cell, then move the slider>"
+    assert repr(widget) == "<method_dial: run this cell, then move the slider>"
     data = widget._repr_mimebundle_()[0]
     assert {"text/plain", "image/png"} <= set(data)
 
 
 def test_known_gallery_features_are_not_computed_again(far, split, toy_model):
-    strength_dial(far, split, {"Toy": toy_model}, split.query[:1], strengths=(1,))
+    method_dial(far, split, {"Toy": toy_model}, split.query[:1], strengths=(1,))
     seen = toy_model.seen
-    strength_dial(
+    method_dial(
         far, split, {"Toy": toy_model}, split.query[:1], (1,), galleries={"Toy": torch.randn(len(split.gallery), 48)}
     )
     assert toy_model.seen == seen + 1
@@ -68,7 +68,7 @@ def test_known_gallery_features_are_not_computed_again(far, split, toy_model):
 def test_the_widget_needs_a_query_and_a_strength(far, split, toy_model):
     for queries, strengths in ((split.query[:0], (0, 1)), (split.query[:1], ())):
         with pytest.raises(UserError, match="one query and one strength"):
-            strength_dial(far, split, toy_model, queries, strengths)
+            method_dial(far, split, toy_model, queries, strengths)
 
 
 def test_curves(far, split):
@@ -79,7 +79,7 @@ def test_curves(far, split):
             for x in (0, 1)
         ]
     )
-    figure = dial_curves(table, far, int(split.query[0]))
+    figure = strength_curves(table, far, int(split.query[0]))
     assert len(figure.axes) == 3 and Image.open(__import__("io").BytesIO(figure.png(60))).width > 300
     assert len(figure.axes[0].lines) >= 2
 
