@@ -1,10 +1,9 @@
-"""Draws the README's figures anew: python figures/draw.py [banner] [sheet] [far_sheet] [dial] [strengths] [results]
+"""Draws the README's figures anew: python figures/draw.py [banner] [pros] [sheet] [far_sheet] [dial] [strengths] [results]
 
-banner.png: a sketch and what it retrieves before and after training (by the ProS of `make tutorial`, or the one that
-ships).
-pictonet_sheet.png, pictonet_far_sheet.png: the two tiers of the benchmark. pictonet_dial.png: the far tier from weak to
-strong. dial_curves.png: what becomes of every method meanwhile (dial.csv). results_baselines.png: the runs of
-results_baselines.csv.
+banner.png: a chalk drawing and what it retrieves before and after training (by the ProS of `make tutorial`, or the one
+that ships). pros.png: the method. pictonet_sheet.png, pictonet_far_sheet.png: the two tiers of the benchmark.
+pictonet_dial.png: the far tier from weak to strong. dial_curves.png: what becomes of every method meanwhile (dial.csv).
+results_baselines.png: the runs of results_baselines.csv.
 """
 
 import argparse
@@ -13,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from prosutils import load_preset, pictonet, rank
-from prosutils.domains import ImageDomains
 from prosutils.evaluation import embed_rows
 from prosutils.experiment import prepare
 from prosutils.metrics import query_metrics
@@ -23,8 +21,26 @@ from prosutils.show.strengths import strength_curves
 HERE = Path(__file__).parent
 
 
+class Large:
+    """Laid-out drawings of the far tier, drawn at 224 pixels when they are shown."""
+
+    def __init__(self, data):
+        self.data, far = data, dict(zip(pictonet.PICTONET_DOMAINS, pictonet.tier_domains("far"), strict=True))
+        self.records = {
+            (far[record["domain"]], record["class"], f"{record['set']}_{record['icon']}"): record
+            for record in pictonet.manifest()
+        }
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def load(self, row):
+        path = self.data.paths[row]
+        return pictonet.load_drawing(self.records[path.parts[-3], path.parts[-2], path.stem], 224, "far")
+
+
 def banner(artifacts):
-    """One sketch before and after training: of all queries one in ten gains more than this one."""
+    """One drawing before and after training: of all queries one in twenty gains more than this one."""
     run = prepare(load_preset("mini"), artifacts=artifacts)
     split, data = run.split, run.data
     labels, gallery_labels = data.class_index[split.query], data.class_index[split.gallery]
@@ -35,16 +51,22 @@ def banner(artifacts):
         precision[method] = query_metrics(query, labels, gallery, gallery_labels, ap_norm="relevant")["AP@200"]
         ranked[model.label] = split.gallery[rank(query, gallery, k=8)[1]]
     gain = precision["pros"] - precision["zero-shot"]
-    shown = int(gain.argsort(descending=True, stable=True)[len(gain) // 10])
+    shown = int(gain.argsort(descending=True, stable=True)[len(gain) // 20])
     row = int(split.query[shown])
-    large = ImageDomains.from_folder(pictonet.lay_out(pictonet.default_folder(224), 224))
     before, after = precision["zero-shot"].mean(), precision["pros"].mean()
     subtitle = (
-        f"A sketch asks, emoji answer; neither sketches nor this class were trained on. "
-        f"All {len(gain)} sketches: mAP@200 {before:.3f}, trained {after:.3f}."
+        f"A chalk drawing asks, emoji answer; neither chalk nor this class was trained on. "
+        f"All {len(gain)} drawings: mAP@200 {before:.3f}, trained {after:.3f}."
     )
-    figure = plots.benchmark_banner(large, row, {name: rows[shown] for name, rows in ranked.items()}, subtitle=subtitle)
+    figure = plots.benchmark_banner(
+        Large(data), row, {name: rows[shown] for name, rows in ranked.items()}, subtitle=subtitle
+    )
     plots.save(figure, HERE / "banner.png")
+
+
+def pros(artifacts):
+    """ProS in its second stage: what enters which tower, what trains."""
+    plots.save(plots.token_sequence(2), HERE / "pros.png")
 
 
 def sheet(artifacts):
@@ -77,6 +99,7 @@ def results(artifacts):
 
 FIGURES = {
     "banner": banner,
+    "pros": pros,
     "sheet": sheet,
     "far_sheet": far_sheet,
     "dial": dial,

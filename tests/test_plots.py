@@ -174,6 +174,9 @@ def test_the_data_flow_tells_seen_from_unseen():
     assert len(examples("seen")) == len(examples("unseen")) == 4
     assert texts(plots.token_sequence(2)).count("0") == 2  # the sample's own two units
     assert "0" not in texts(plots.token_sequence("test"))
+    trains = [drawn.get_facecolor() for drawn in plots.token_sequence(2, heads="released").axes[0].patches]
+    frozen = [drawn.get_facecolor() for drawn in plots.token_sequence(2).axes[0].patches]
+    assert sum(one != other for one, other in zip(trains, frozen, strict=True)) == 2  # the two projections
     with pytest.raises(UserError, match="no stage 3"):
         plots.token_sequence(3)
 

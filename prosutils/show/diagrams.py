@@ -63,14 +63,14 @@ def draw_split(ax: Axes, split: Split):
                         count,
                         ha="center",
                         va="center",
-                        fontsize=6.5,
+                        fontsize=7.5,
                         color="white" if part in ("gallery", "queries") else INK,
                     )
                 x += share
             ax.add_patch(Rectangle((left, y + 0.06), width, 0.88, fc="none", ec=FAINT, lw=0.7))
         if classes:
             ax.text(
-                left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=7, color=GREY
+                left + width / 2, -0.12, f"{len(classes)} {group}", ha="center", va="bottom", fontsize=8, color=GREY
             )
         left += width + 0.025
     ax.set(
@@ -119,17 +119,17 @@ def mask_matrix(
     width = left + places[-1] + 2.2
     figure, ax = board(width, top + len(rows) + 0.9, min(0.27, WIDTH / width))
     for y, (text, sample) in enumerate(zip(rows, samples), 1):
-        ax.text(left - 0.4, top + y - 0.5, text, ha="right", va="center", fontsize=7)
+        ax.text(left - 0.4, top + y - 0.5, text, ha="right", va="center", fontsize=8)
         for i, x in enumerate(places):
             mine = units[i] == sample[i >= len(domains)]
             look = (LEARNED if mine else MASKED) if kind == "own" else (ZERO if mine else KEPT)
             ax.add_patch(Rectangle((left + x + 0.07, top + y - 0.93), 0.86, 0.86, lw=0.7, **look))
     for x, name in zip(places, units):
-        ax.text(left + x + 0.5, top - 0.25, short(name), rotation=60, va="bottom", fontsize=6.5, rotation_mode="anchor")
+        ax.text(left + x + 0.5, top - 0.25, short(name), rotation=60, va="bottom", fontsize=7.5, rotation_mode="anchor")
     more = f", {len(classes) - len(shown)} more not drawn" if len(classes) > len(shown) else ""
     key = "orange: enters; white: masked" if kind == "own" else "grey: enters; hatched: set to zero"
     for x, text in ((0, "domain units"), (places[len(domains)], f"class units{more} ({key})")):
-        ax.text(left + x, top + len(rows) + 0.25, text, fontsize=6.5, color=GREY, va="top")
+        ax.text(left + x, top + len(rows) + 0.25, text, fontsize=7.5, color=GREY, va="top")
     return figure
 
 
@@ -137,7 +137,7 @@ def mask_matrix(
 
 TOKEN, PITCH = 0.22, 0.25  # inches: a token's width, and from one to the next
 LOWER, UPPER, RIGHT = 0.80, 2.33, 5.98  # inches: rows of units and of towers; the right half
-DOMAINS = ("clipart", "emoji", "outline", "pixel", "solid")
+DOMAINS = ("blueprint", "emoji", "mosaic", "stamp", "stitch")
 FAMOUS = ("bear", "guitar", "robot", "tree", "moon", "cat", "ship", "apple", "key", "castle", "house", "fish")
 SEQUENCES = (
     "simulator:  $t_M$ | $t_S$ | $P_M$ | $P_S$ | patches  →  CaDP",
@@ -167,16 +167,17 @@ EXPLAIN = {
 
 
 @styled
-def token_sequence(stage: int | str):
+def token_sequence(stage: int | str, heads: str = "paper"):
     """What enters which tower in `stage` 1, 2 or "test", from the bottom up. What trains is orange.
 
-    The sample is a drawing of PictoNet: in training an outline of a seen class, in the test a sketch of an
-    unseen one, which ranks emoji of unseen classes.
+    The sample is a drawing of PictoNet's far tier: in training a stamp of a seen class, in the test a chalk drawing of
+    an unseen one, which ranks emoji of unseen classes. heads: the switch of that name ("paper": projections frozen).
     """
     if stage not in EXPLAIN:
         raise UserError(f"There is no stage {stage!r}. Known: 1, 2, 'test'.")
     seen, unseen = examples("seen"), examples("unseen")
-    own, query = ("outline", seen[1]), ("sketch", unseen[1])
+    own, query = ("stamp", seen[1]), ("chalk", unseen[1])
+    trained = heads == "released"
     title, note, sequence = EXPLAIN[stage]
     figure, ax = board(WIDTH, 4.75)
     ax.set_ylim(0, 4.75)  # here y goes up, as the data does
@@ -188,7 +189,7 @@ def token_sequence(stage: int | str):
     sample = drawing(*(query if stage == "test" else own))
     ax.imshow(sample, extent=(5.05, 5.83, 1.22, 2.0), aspect="auto", zorder=3)
     ax.add_patch(Rectangle((5.05, 1.22), 0.78, 0.78, fill=False, ec=FAINT, lw=0.8, zorder=4))
-    image_tower(ax, sample, stage)
+    image_tower(ax, sample, stage, trained)
     if stage == 1:
         own_units(ax, seen, own)
     else:
@@ -196,7 +197,7 @@ def token_sequence(stage: int | str):
     if stage == "test":
         gallery_side(ax, unseen, query[1])
     else:
-        text_tower(ax, own[1])
+        text_tower(ax, own[1], trained)
     return figure
 
 
@@ -206,9 +207,10 @@ def examples(part: str):
 
 
 def drawing(domain: str, name: str):
-    """PictoNet's first drawing of a domain and class, 112 x 112 pixels."""
-    record = next(item for item in pictonet.manifest() if item["domain"] == domain and item["class"] == name)
-    return pictonet.load_drawing(record, 112)
+    """The first drawing of a domain of PictoNet's far tier and a class, 112 x 112 pixels."""
+    near = {far: name for name, far in pictonet.FAR_DOMAINS.items()}.get(domain, domain)
+    record = next(item for item in pictonet.manifest() if item["domain"] == near and item["class"] == name)
+    return pictonet.load_drawing(record, 112, "far")
 
 
 def legend(ax: Axes, stage: int | str):
@@ -221,7 +223,7 @@ def legend(ax: Axes, stage: int | str):
     ]
     for x, text, look in entries[1:3] if stage == "test" else entries:
         ax.add_patch(Rectangle((RIGHT + x, 0.36), 0.13, 0.13, lw=0.8, **look))
-        ax.text(RIGHT + x + 0.19, 0.425, text, fontsize=7, va="center")
+        ax.text(RIGHT + x + 0.19, 0.425, text, fontsize=8, va="center")
 
 
 def box(
@@ -252,7 +254,7 @@ def box(
 
 
 def token(ax: Axes, x: float, y: float, text: str = "", trains: bool = False, look: dict | None = None):
-    box(ax, x, y, TOKEN, 0.34, text, trains, look, fontsize=7)
+    box(ax, x, y, TOKEN, 0.34, text, trains, look, fontsize=8)
 
 
 def flow(ax: Axes, *points: tuple[float, float], colour: str = GREY):
@@ -277,7 +279,7 @@ def dots(ax: Axes, x: float, y: float):
     ax.text(x + 0.06, y + 0.17, "…", va="center", ha="center", fontsize=9, color=GREY)
 
 
-def image_tower(ax: Axes, sample: Image.Image, stage: int | str):
+def image_tower(ax: Axes, sample: Image.Image, stage: int | str, trained: bool):
     """The sequence [cls ; prompts ; patches], the tower above it, and the feature read at the class token."""
     token(ax, 0.30, UPPER, "cls", trains=stage == 2)
     for x, kind in ((0.60, "M"), (0.85, "S")):
@@ -287,14 +289,14 @@ def image_tower(ax: Axes, sample: Image.Image, stage: int | str):
             token(ax, x, UPPER, f"${kind}$", look=COMPUTED)
     patches(ax, sample, 1.20, UPPER, range(14, 28))
     flow(ax, (5.44, 2.0), (5.44, UPPER + 0.17), (4.83, UPPER + 0.17))
-    ax.text(5.13, UPPER + 0.23, "49 patches", ha="center", va="bottom", fontsize=6.5, color=GREY)
+    ax.text(5.13, UPPER + 0.23, "49 patches", ha="center", va="bottom", fontsize=7.5, color=GREY)
     box(ax, 0.30, 3.0, 4.5, 0.36, "image tower" + "   (dropout 0.5 on its input)" * (stage == 1))
     for x in (0.41, 0.71, 0.96, 2.82):
         flow(ax, (x, UPPER + 0.34), (x, 2.99))
     flow(ax, (0.41, 3.36), (0.41, 3.59))
-    box(ax, 0.30, 3.6, 0.86, 0.26, "projection", trains=stage == 2)
+    box(ax, 0.30, 3.6, 0.86, 0.26, "projection", trains=trained and stage == 2)
     flow(ax, (0.41, 3.86), (0.41, 4.11), (5.29, 4.11))
-    ax.text(0.5, 4.16, "image feature", fontsize=6.5, color=GREY, va="bottom")
+    ax.text(0.5, 4.16, "image feature", fontsize=7.5, color=GREY, va="bottom")
     goal = "cosine  →  ranks" if stage == "test" else "cosine / 0.07  →  cross-entropy"
     box(ax, 5.3, 3.94, 2.04, 0.34, goal)
 
@@ -323,12 +325,12 @@ def racks(ax: Axes, classes: Sequence[str], own: Sequence[str], kind: str):
                 rotation=45,
                 ha="right",
                 va="top",
-                fontsize=6.5,
+                fontsize=7.5,
                 rotation_mode="anchor",
                 **look,
             )
             found += [x + TOKEN / 2] if mine else []
-        ax.text(left, 0.17, label, fontsize=7, va="center")
+        ax.text(left, 0.17, label, fontsize=8, va="center")
     dots(ax, 2.55 + len(classes) * PITCH, LOWER)
     return found
 
@@ -338,7 +340,7 @@ def simulator(ax: Axes, sample: Image.Image, classes: Sequence[str], own: Sequen
     trains = bool(own)
     for x, text in ((0.60, "$t_M$"), (0.85, "$t_S$")):
         token(ax, x, LOWER, text, trains)
-    ax.text(1.07, 0.17, "templates", fontsize=7, va="center", ha="right")
+    ax.text(1.07, 0.17, "templates", fontsize=8, va="center", ha="right")
     racks(ax, classes, own, "others" if own else "all")
     patches(ax, sample, 3.92, LOWER, range(16, 19))
     flow(ax, (5.44, 1.22), (5.44, LOWER + 0.17), (4.83, LOWER + 0.17))
@@ -347,10 +349,10 @@ def simulator(ax: Axes, sample: Image.Image, classes: Sequence[str], own: Sequen
         flow(ax, (x, LOWER + 0.34), (x, 1.39))
     for x in (0.71, 0.96):
         flow(ax, (x, 1.76), (x, UPPER - 0.01), colour=FLAME if trains else GREY)
-    ax.text(1.14, 2.04, "content-aware dynamic prompts (CaDP)", fontsize=7, va="center")
+    ax.text(1.14, 2.04, "content-aware dynamic prompts (CaDP)", fontsize=8, va="center")
 
 
-def text_tower(ax: Axes, name: str):
+def text_tower(ax: Axes, name: str, trained: bool):
     """The captions with learned context, one for each seen class."""
     x = RIGHT
     for text, width in (
@@ -362,16 +364,16 @@ def text_tower(ax: Axes, name: str):
         ("$v_L$", TOKEN),
         ("domain.", 0.5),
     ):
-        box(ax, x, UPPER, width, 0.34, text, trains=text in ("$v_1$", "…", "$v_L$"), fontsize=7)
+        box(ax, x, UPPER, width, 0.34, text, trains=text in ("$v_1$", "…", "$v_L$"), fontsize=8)
         x += width + 0.03
     end = x - 0.15
     box(ax, RIGHT, 3.0, x - 0.03 - RIGHT, 0.36, "text tower")
     for place in (RIGHT + 0.32, RIGHT + 0.88, RIGHT + 1.72, end):
         flow(ax, (place, UPPER + 0.34), (place, 2.99))
     flow(ax, (end, 3.36), (end, 3.59))
-    box(ax, end - 0.74, 3.6, 0.86, 0.26, "projection", trains=True)
+    box(ax, end - 0.74, 3.6, 0.86, 0.26, "projection", trains=trained)
     flow(ax, (end, 3.86), (end, 4.11), (7.35, 4.11))
-    ax.text(end - 0.09, 4.16, "a text feature per class", fontsize=6.5, color=GREY, va="bottom", ha="right")
+    ax.text(end - 0.09, 4.16, "text features", fontsize=7.5, color=GREY, va="bottom", ha="right")
 
 
 def gallery_side(ax: Axes, names: Sequence[str], query: str):
@@ -386,4 +388,4 @@ def gallery_side(ax: Axes, names: Sequence[str], query: str):
     end = RIGHT + 0.71 * len(names) - 0.09
     box(ax, RIGHT, 3.0, end - RIGHT, 0.36, "simulator, image tower, projection")
     flow(ax, (end - 0.31, 3.36), (end - 0.31, 4.11), (7.35, 4.11))
-    ax.text(end - 0.4, 4.16, "gallery features", fontsize=6.5, color=GREY, va="bottom", ha="right")
+    ax.text(end - 0.4, 4.16, "gallery features", fontsize=7.5, color=GREY, va="bottom", ha="right")
