@@ -170,7 +170,7 @@ def test_a_domain_has_the_same_colour_everywhere():
 
 
 def test_the_data_flow_tells_seen_from_unseen():
-    assert {*DOMAINS} == {*pictonet.PICTONET_DOMAINS} - {"sketch"}
+    assert {*DOMAINS} == {*pictonet.tier_domains("far")} - {"chalk"}
     assert len(examples("seen")) == len(examples("unseen")) == 4
     assert texts(plots.token_sequence(2)).count("0") == 2  # the sample's own two units
     assert "0" not in texts(plots.token_sequence("test"))

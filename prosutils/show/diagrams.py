@@ -137,7 +137,7 @@ def mask_matrix(
 
 TOKEN, PITCH = 0.22, 0.25  # inches: a token's width, and from one to the next
 LOWER, UPPER, RIGHT = 0.80, 2.33, 5.98  # inches: rows of units and of towers; the right half
-DOMAINS = ("blueprint", "emoji", "mosaic", "stamp", "stitch")
+DOMAINS = ("blueprint", "cross_stitch", "emoji", "mosaic", "stamp")
 FAMOUS = ("bear", "guitar", "robot", "tree", "moon", "cat", "ship", "apple", "key", "castle", "house", "fish")
 SEQUENCES = (
     "simulator:  $t_M$ | $t_S$ | $P_M$ | $P_S$ | patches  →  CaDP",
