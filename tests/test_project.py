@@ -65,6 +65,7 @@ ORDER = (
     "show.widget_parts",
     "show.widgets",
     "show.dial",
+    "show.strengths",
     "teaching.tasks",
     *(f"teaching.{path.stem}" for path in sorted((ROOT / "prosutils" / "teaching").glob("tasks_*.py"))),
     "teaching.differences",
