@@ -57,6 +57,7 @@ ORDER = (
     "show.diagrams",
     "show.results",
     "show.plots",
+    "show.maps",
     "show.widget_parts",
     "show.widgets",
     "show.dial",

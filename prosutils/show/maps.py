@@ -1,17 +1,19 @@
 """Several models' features of the same pictures on one map, beside each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from ..domains import ImageDomains
 from ..files import UserError
 from ..metrics import rank
-from .pictures import FAINT, HIT, INK, MISS, WIDTH, NotebookFigure, domain_colours, short, styled
+from .pictures import FAINT, GREY, HIT, INK, MISS, WIDTH, NotebookFigure, domain_colours, short, styled
 from .plots import label_colours, umap_points
 
 
@@ -54,12 +56,12 @@ def aligned_maps(
             ax = figure.add_axes([box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height])
             ax.set(xticks=[], yticks=[], xlim=around(low[0], high[0]), ylim=around(low[1], high[1]))
             ax.spines[:].set(visible=True, color=FAINT)
-            colours = dots(ax, data, rows, places, kind, query_domain)
+            dots(ax, data, rows, places, kind, query_domain)
             if row == 0:
                 ax.set_title(name, fontsize=8.5, pad=4, loc="center")
                 lines(ax, data, rows, places, features[name], query_domain, gallery_domain)
             else:
-                class_names(ax, data, rows, places, colours)
+                write_classes(ax, classes_of(data, rows), places)
             if column == 0:
                 ax.set_ylabel(f"by {kind}", fontsize=8.5, fontweight="bold")
     key = [domain_key(name, colour, name == query_domain) for name, colour in domain_colours(data.domains).items()]
@@ -97,10 +99,8 @@ def domain_key(name: str, colour: str, is_query: bool) -> Line2D:
     )
 
 
-def dots(
-    ax: Axes, data: ImageDomains, rows: torch.Tensor, places: np.ndarray, kind: str, query_domain: str
-) -> dict[str, str]:
-    """Pictures as dots, queries as stars; -> the colours, by name."""
+def dots(ax: Axes, data: ImageDomains, rows: torch.Tensor, places: np.ndarray, kind: str, query_domain: str) -> None:
+    """Pictures as dots, queries as stars."""
     names = domains_of(data, rows) if kind == "domain" else classes_of(data, rows)
     known = data.domains if kind == "domain" else sorted(set(names))
     colours = domain_colours(known) if kind == "domain" else label_colours(known)
@@ -108,7 +108,6 @@ def dots(
     shade = np.array([colours[name] for name in names])
     ax.scatter(*places[~query].T, s=13, c=shade[~query], alpha=0.85, linewidths=0, zorder=2)
     ax.scatter(*places[query].T, s=42, c=shade[query], marker="*", edgecolors="white", linewidths=0.3, zorder=4)
-    return colours
 
 
 def lines(
@@ -130,24 +129,20 @@ def lines(
         ax.plot(*places[[start, end]].T, color=colour, lw=0.7, alpha=0.7, zorder=1)
 
 
-def class_names(
-    ax: Axes, data: ImageDomains, rows: torch.Tensor, places: np.ndarray, colours: Mapping[str, str]
-) -> None:
+def write_classes(ax: Axes, names: np.ndarray, places: np.ndarray) -> None:
     """Every class's name where most of its pictures lie, moved up or down where it would cover another name."""
-    names, taken = classes_of(data, rows), []
+    taken: list[Bbox] = []
     ax.figure.draw_without_rendering()
     frame = ax.get_window_extent()
-    for name in colours:
+    for name in sorted(set(names.tolist())):
         mine = places[names == name]
         x, y = mine[np.linalg.norm(mine[:, None] - mine, axis=2).mean(1).argmin()]  # the most central picture
-        text = ax.text(
-            x, y, short(name, 14), fontsize=8, ha="center", va="center", color=INK, zorder=6, fontweight="medium"
-        )
+        text = ax.text(x, y, short(name, 14), fontsize=8, ha="center", va="center", color=INK, zorder=6)
         text.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="white")])
         place_free(ax, text, frame, taken)
 
 
-def place_free(ax: Axes, text, frame, taken: list) -> None:
+def place_free(ax: Axes, text: Text, frame: Bbox, taken: list[Bbox]) -> None:
     """Move a text into the frame, and up or down until it covers none of the boxes `taken`; its box joins them."""
     start = ax.transData.transform(text.get_position())
     box = text.get_window_extent()
@@ -159,3 +154,25 @@ def place_free(ax: Axes, text, frame, taken: list) -> None:
         if frame.y0 <= now.y0 and now.y1 <= frame.y1 and not any(now.overlaps(other) for other in taken):
             break
     taken.append(text.get_window_extent())
+
+
+@styled
+def named_maps(panels: Sequence[dict]) -> NotebookFigure:
+    """Maps beside each other, every class's name where its pictures lie instead of a legend.
+
+    A panel is a dict: points [n, 2], a title and, where the points have classes, their names [n].
+    """
+    side = min(3.6, WIDTH / len(panels))
+    figure = NotebookFigure(figsize=(side * len(panels), side + 0.35), layout="constrained")
+    for column, panel in enumerate(panels):
+        ax, places = figure.add_subplot(1, len(panels), column + 1), np.asarray(panel["points"])
+        names = np.asarray(panel.get("names", np.repeat("", len(places))))
+        known = sorted(set(names.tolist()))
+        colours = label_colours(known) if known != [""] else {"": GREY}
+        ax.scatter(*places.T, s=16, c=[colours[name] for name in names.tolist()], alpha=0.85, linewidths=0)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(visible=True, color=FAINT)
+        ax.set_title(panel["title"], fontsize=8.5)
+        if known != [""]:
+            write_classes(ax, names, places)
+    return figure
