@@ -137,7 +137,7 @@ def write_classes(ax: Axes, names: np.ndarray, places: np.ndarray) -> None:
     for name in sorted(set(names.tolist())):
         mine = places[names == name]
         x, y = mine[np.linalg.norm(mine[:, None] - mine, axis=2).mean(1).argmin()]  # the most central picture
-        text = ax.text(x, y, short(name, 14), fontsize=8, ha="center", va="center", color=INK, zorder=6)
+        text = ax.text(x, y, short(name, 18), fontsize=8, ha="center", va="center", color=INK, zorder=6)
         text.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="white")])
         place_free(ax, text, frame, taken)
 
