@@ -1,9 +1,10 @@
-"""Draws the README's figures anew: python figures/draw.py [banner] [sheet] [far_sheet] [dial] [results]
+"""Draws the README's figures anew: python figures/draw.py [banner] [sheet] [far_sheet] [dial] [strengths] [results]
 
 banner.png: a sketch and what it retrieves before and after training (by the ProS of `make tutorial`, or the one that
 ships).
 pictonet_sheet.png, pictonet_far_sheet.png: the two tiers of the benchmark. pictonet_dial.png: the far tier from weak to
-strong. results_baselines.png: the runs of results_baselines.csv.
+strong. dial_curves.png: what becomes of every method meanwhile (dial.csv). results_baselines.png: the runs of
+results_baselines.csv.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from prosutils.evaluation import embed_rows
 from prosutils.experiment import prepare
 from prosutils.metrics import query_metrics
 from prosutils.show import plots
+from prosutils.show.dial import dial_curves
 
 HERE = Path(__file__).parent
 
@@ -61,12 +63,26 @@ def dial(artifacts):
     pictonet.dial_sheet().save(HERE / "pictonet_dial.png", optimize=True)
 
 
+def strengths(artifacts):
+    """mAP of every method against the strength of chalk, with a drawing of a bank at each strength."""
+    data = prepare(load_preset("mini"), artifacts=artifacts, progress=False).data
+    figure = dial_curves(pd.read_csv(HERE / "dial.csv"), data, int(data.rows(["chalk"], ["bank"])[0]))
+    plots.save(figure, HERE / "dial_curves.png")
+
+
 def results(artifacts):
     """Every run of the table of baselines."""
     plots.save(plots.results_dots(pd.read_csv(HERE / "results_baselines.csv")), HERE / "results_baselines.png")
 
 
-FIGURES = {"banner": banner, "sheet": sheet, "far_sheet": far_sheet, "dial": dial, "results": results}
+FIGURES = {
+    "banner": banner,
+    "sheet": sheet,
+    "far_sheet": far_sheet,
+    "dial": dial,
+    "strengths": strengths,
+    "results": results,
+}
 
 
 def main():

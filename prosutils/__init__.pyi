@@ -21,9 +21,9 @@ from .files import UserError as UserError
 from .methods import METHODS as METHODS
 from .methods import register as register
 from .metrics import query_metrics as query_metrics
-from .metrics import rank as rank
 from .metrics import retrieval_metrics as retrieval_metrics
 from .pros import ProS as ProS
+from .ranking import rank as rank
 from .released import load_released_checkpoint as load_released_checkpoint
 from .splits import Split as Split
 from .splits import make_split as make_split

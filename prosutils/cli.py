@@ -55,7 +55,8 @@ UnseenClasses = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, arg(metavar="cuda|cpu", help="what computes", help_behavior_hint="(default: cuda where there is one)")
+    str | None,
+    arg(metavar="cuda|mps|cpu", help="what computes", help_behavior_hint="(default: a GPU where there is one)"),
 ]
 QUERY = create_mutex_group(required=True, title="query")
 
@@ -106,11 +107,16 @@ def train(
     place: Annotated[Place, arg(name="")] = Place(),
     method: Annotated[str, arg(metavar="KEY", help="what is trained; a wrong key lists all")] = "pros",
     resume: Annotated[bool, arg(help="go on with an interrupted run")] = False,
+    log: Annotated[
+        Literal["tensorboard", "wandb"] | None,
+        arg(metavar="tensorboard|wandb", help="where every epoch is told too", help_behavior_hint="(default: nowhere)"),
+    ] = None,
     imports: Imports = (),
 ) -> None:
     """Train a method, measure it beside zero-shot CLIP, add the rows to ARTIFACTS/results.csv."""
     import pandas as pd
 
+    from .logs import open_log
     from .methods import find_method, import_methods
 
     import_methods(imports)
@@ -119,7 +125,9 @@ def train(
     print(describe(run))
     tables = []
     for key in dict.fromkeys(["zero-shot", method]):
-        model, history = run.fit(key, resume=resume)
+        model, history = run.fit(
+            key, resume=resume, log=open_log(log, run.folder(key)) if log and key == method else None
+        )
         if len(history):
             print(history.round(3).to_string(index=False))
         tables.append(run.evaluate(model))
@@ -276,7 +284,7 @@ def search(
     imports: Imports = (),
 ) -> None:
     """Rank the gallery, or an index of your own images, for a query image or for words."""
-    from .metrics import check_k
+    from .ranking import check_k
     from .search import ImageIndex, query_feature, search_gallery
 
     check_k(k)

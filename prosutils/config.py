@@ -40,7 +40,7 @@ def check_text(owner: object, name: str, may_be_none: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Switches:
-    """Where the released code departs from the paper or from good practice; notebook 04, section 12, shows each.
+    """Where the released code departs from the paper or from good practice; notebook 05 shows each on data.
 
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """

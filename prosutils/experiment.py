@@ -27,9 +27,10 @@ from .config import Config, override
 from .domains import ImageDomains
 from .evaluation import evaluate_all, other_training
 from .files import UserError, only_one, refuse_unwritable
+from .logs import EpochLog
 from .published import Benchmark, load_benchmark
 from .splits import protocol_splits
-from .tables import RESULTS, add_rows, write_table
+from .tables import RESULTS, add_rows
 from .training import build_model, train
 from .tuned import TunedCLIP
 
@@ -105,10 +106,11 @@ class Experiment:
         progress: bool = True,
         shared: str | Path | None = None,
         shipped: bool = False,
+        log: EpochLog | None = None,
     ) -> tuple[TunedCLIP, pd.DataFrame]:
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
-        history: one row per epoch; empty for zero-shot. shared: see `train`. shipped: where the same run comes with the
+        history: one row per epoch; empty for zero-shot. shared, log: see `train`. shipped: where the same run comes with the
         package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds
         another run and `resume` is asked, and when it cannot be written; without `resume` another run is replaced.
         """
@@ -116,18 +118,16 @@ class Experiment:
         if not model.stages:
             return model.requires_grad_(False).eval(), pd.DataFrame()
         folder = self.same_folder(method, model)
-        finished, history = folder / "model.pt", folder / "history.csv"
+        finished = folder / "model.pt"
         with only_one(folder):
-            if finished.exists() and history.exists() and same_run(finished, model):
-                return self.load(finished), pd.read_csv(history)
+            there = [finished] if finished.exists() and same_run(finished, model) else []
             packed = shipped_model(method, model) if shipped else None
-            if packed:
-                rows = read_checkpoint(packed)["training"]["history"]
-                return self.load(packed), pd.DataFrame(rows)
+            for path in filter(None, [*there, packed]):
+                if (history := stored_history(path)) is not None:
+                    return self.load(path), history
             refuse_unwritable(finished)
-            table = train(model, self.split, folder, resume, progress, shared)
-            write_table(table, history)
-            save_checkpoint(model, finished)
+            table = train(model, self.split, folder, resume, progress, shared, log)
+            save_checkpoint(model, finished, dict(history=table.to_dict("records")))
         return model, table
 
     def same_folder(self, method: str, model: TunedCLIP):
@@ -158,6 +158,14 @@ class Experiment:
 
 #: What `fit` leaves in a run's folder: the finished model, and the state after the last epoch.
 RUN_FILES = ("model.pt", "checkpoint.pt")
+
+
+def stored_history(path: Path):
+    """The history, a DataFrame, of a finished model; None where nothing tells it. Version 0.1 kept it beside the file."""
+    if training := read_checkpoint(path)["training"]:
+        return pd.DataFrame(training["history"])
+    beside = path.with_name("history.csv")
+    return pd.read_csv(beside) if beside.exists() else None
 
 
 def shipped_path(name: str):

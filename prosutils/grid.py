@@ -22,6 +22,7 @@ from .experiment import fit_batches, prepare
 from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
 from .parts import embed_rows_in_part
+from .pros import ProS
 from .splits import Split
 from .tables import GRID, add_rows, read_table
 
@@ -52,9 +53,11 @@ class Case:
 #: Nothing that trains here takes part in ranking images by images.
 SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
 #: {preset: {method: its own settings of stage 2}}: the best of the same number of trials for every method
-#: (studies/tune_methods.py); what is not here takes the preset's.
+#: (studies/tune_methods.py; VPT and CoOp + heads take those
+#: of static prompts on the far tier); what is not here takes the preset's.
 RATES: dict[str, dict[str, dict]] = {
-    "mini-near": {"static": dict(lr=1e-3, lr_heads=1e-2 / 3), "full": dict(lr=3e-4, lr_heads=1e-3)}
+    "mini": {"full": dict(lr_heads=1e-3)} | {key: dict(lr=3e-3) for key in ("static", "vpt", "vpt-deep", "coop-heads")},
+    "mini-near": {"static": dict(lr=1e-3, lr_heads=1e-2 / 3), "full": dict(lr=3e-4, lr_heads=1e-3)},
 }
 #: ProS as in the paper's Fig. 2, heads frozen, whichever setting the preset has.
 PAPER = dict(switches=dict(heads="paper"))
@@ -343,6 +346,7 @@ def measure(training: Training, names: Sequence[str], artifacts: Path, data: str
         about = dict(case=name, seed=config.seed, images=int(history.images.iloc[-1]) if len(history) else 0)
         switches = dataclasses.replace(run.config.switches, **find_case(name).at_test)
         if replaced := find_case(name).part:
+            assert isinstance(model, ProS)  # no other has these parts
             read = partial(embed_rows_in_part, model, run.clip, run.data, part=replaced)
             rows.append(evaluate_all(model, run.splits, switches, about | dict(method=name), features_of=read))
             continue

@@ -1,44 +1,18 @@
-"""Rankings and what they are worth, from tensors alone.
+"""What rankings are worth, from tensors alone.
 
 Shapes: Q queries, G gallery images, D feature width.
 """
 
-import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from .files import UserError
+from .ranking import check_features, check_k, rank, ranked_blocks
 
-#: Scores ranked at a time: bounds the memory to some hundred MB for any number of queries and gallery images.
-BLOCK_SCORES = 4_000_000
 #: What AP@k may be divided by, as tables name it: the hits within k, all that could be hit there, all relevant images.
 AP_RULES = {"hits": "hits", "min(k, R)": "relevant", "R": "all"}
-
-
-def rank(query: torch.Tensor, gallery: torch.Tensor, similarity: str = "cosine", k: int | None = None):
-    """The k best gallery images of every query, best first; equal scores in gallery order.
-
-    query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G: all of
-    it. Scores are cosines, or negative squared distances (similarity="euclidean").
-    Raises UserError for shapes that do not fit, for features that are not finite, and for a k below 1.
-    """
-    check_k(k)
-    query, gallery = _check_features(query, gallery)
-    best = [
-        (scores[:, :k].clone(), index[:, :k].clone())  # a view would keep its whole block in memory
-        for scores, index in _ranked_blocks(query, gallery, similarity)
-    ]
-    scores, index = zip(*best, strict=True)
-    return torch.cat(scores), torch.cat(index)
-
-
-def check_k(k: int | None) -> None:
-    """UserError where k is no number of answers: a whole number, 1 or more; None means all."""
-    if k is not None and (not isinstance(k, numbers.Integral) or isinstance(k, bool) or k < 1):
-        raise UserError(f"k is {k!r}; it is a number of answers, a whole number, 1 or more.")
 
 
 def retrieval_metrics(
@@ -50,9 +24,10 @@ def retrieval_metrics(
     similarity: str = "cosine",
     ap_norm: str = "relevant",
     all_rules: bool = False,
+    whole: bool = True,
 ):
     """`query_metrics`, each averaged over the queries: {"mAP@200", "Prec@200", "mAP@all", "Prec@100"}."""
-    per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm, all_rules)
+    per_query = query_metrics(query, query_labels, gallery, gallery_labels, ks, similarity, ap_norm, all_rules, whole)
     means = {name: float(values.cpu().numpy().mean(dtype="float64")) for name, values in per_query.items()}
     return {name.replace("AP@", "mAP@"): mean for name, mean in means.items()}
 
@@ -66,6 +41,7 @@ def query_metrics(
     similarity: str = "cosine",
     ap_norm: str = "relevant",
     all_rules: bool = False,
+    whole: bool = True,
 ):
     """Average precision and precision of every query: {"AP@200", "Prec@200", "AP@all", "Prec@100"}, each [Q].
 
@@ -77,23 +53,27 @@ def query_metrics(
     and n is all that could be hit, min(k, R) with R relevant images in the gallery (ap_norm="relevant"), or the number
     of hits within k (ap_norm="hits", released code: utils/mAP.py). AP is taken at the largest of `ks` and over the
     whole gallery. all_rules=True adds AP@k of the same ranking by every rule: "AP@200 by hits", "AP@200 by min(k, R)"
-    and "AP@200 by R". A gallery smaller than k is ranked whole, and k is its size. A query without relevant image
+    and "AP@200 by R". whole=False leaves "AP@all" out, for which the whole gallery is sorted: a large gallery takes a
+    tenth of the time then. A gallery smaller than k is ranked whole, and k is its size. A query without relevant image
     scores 0.
 
     Raises UserError for shapes that do not fit, features that are not finite, and unknown options.
     """
-    query, gallery = _check_features(query, gallery)
-    query_labels = _check_labels("query", query_labels, query)
-    gallery_labels = _check_labels("gallery", gallery_labels, gallery)
+    query, gallery = check_features(query, gallery)
+    query_labels = check_labels("query", query_labels, query)
+    gallery_labels = check_labels("gallery", gallery_labels, gallery)
     if ap_norm not in ("hits", "relevant"):
         raise UserError(f"ap_norm is 'hits' or 'relevant', not {ap_norm!r}.")
     if not ks or min(ks) < 1:
         raise UserError(f"ks are the cut-offs of the ranking, each 1 or more, not {ks}.")
 
+    cut = None if whole else min(max(ks), len(gallery))
+    relevant = count_labels(gallery_labels, query_labels)
     blocks, start = [], 0
-    for _, index in _ranked_blocks(query, gallery, similarity):
-        labels = query_labels[start : start + len(index)]
-        blocks.append(_block_metrics(gallery_labels[index] == labels[:, None], ks, ap_norm, all_rules))
+    for index in ranked_blocks(query, gallery, similarity, cut):
+        rows = slice(start, start + len(index))
+        hit = gallery_labels[index] == query_labels[rows, None]
+        blocks.append(_block_metrics(hit, relevant[rows], len(gallery), ks, ap_norm, all_rules))
         start += len(index)
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -139,6 +119,13 @@ def class_bootstrap(
     return Interval(float(values.mean()), *ends.tolist(), min(1.0, max(1, 2 * int(beyond)) / draws))
 
 
+def count_labels(labels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How often each of `wanted` [Q] is among `labels` [G], [Q]."""
+    known, counts = labels.unique(return_counts=True)
+    place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    return counts[place] * (known[place] == wanted)
+
+
 def neighbour_purity(features: torch.Tensor, labels: torch.Tensor, k: int = 10):
     """Share of a feature's k nearest neighbours by cosine, itself excluded, that have its label.
 
@@ -146,8 +133,8 @@ def neighbour_purity(features: torch.Tensor, labels: torch.Tensor, k: int = 10):
     Raises UserError as `query_metrics`, for a single feature, which has no neighbour, and for a k below 1.
     """
     check_k(k)
-    features, _ = _check_features(features, features)
-    labels = _check_labels("given", labels, features)
+    features, _ = check_features(features, features)
+    labels = check_labels("given", labels, features)
     if len(features) < 2:
         raise UserError("A single feature has no neighbour; give two or more.")
     _, index = rank(features, features, k=k + 1)  # [n, k+1], itself among them
@@ -156,77 +143,31 @@ def neighbour_purity(features: torch.Tensor, labels: torch.Tensor, k: int = 10):
     return float((labels[index] == labels[:, None])[neighbour].float().mean())
 
 
-def _block_metrics(hit: torch.Tensor, ks: Sequence[int], ap_norm: str, all_rules: bool = False):
-    """hit [B, G], True where the gallery image at that rank is relevant -> metrics, each [B]."""
+def _block_metrics(
+    hit: torch.Tensor, relevant: torch.Tensor, gallery: int, ks: Sequence[int], ap_norm: str, all_rules: bool = False
+):
+    """hit [B, k], True where the image at that rank is relevant, and how many of all are, [B] -> metrics, each [B]."""
     size = hit.shape[1]
-    hits_so_far = hit.cumsum(1, dtype=torch.float32)  # [B, G]
-    precision = hits_so_far / torch.arange(1, size + 1, device=hit.device)  # [B, G], Prec@r
+    hits_so_far = hit.cumsum(1, dtype=torch.float32)  # [B, k]
+    precision = hits_so_far / torch.arange(1, size + 1, device=hit.device)  # [B, k], Prec@r
     precision_at_hits = precision * hit
 
     def average_precision(k, norm):
-        relevant = hits_so_far[:, -1]
         possible = {"hits": hits_so_far[:, k - 1], "relevant": relevant.clamp(max=k), "all": relevant}[norm]
         return precision_at_hits[:, :k].sum(1) / possible.clamp(min=1)
 
     largest, *others = sorted(ks, reverse=True)
     cut = min(largest, size)
-    metrics = {
-        f"AP@{largest}": average_precision(cut, ap_norm),
-        f"Prec@{largest}": precision[:, cut - 1],
-        "AP@all": average_precision(size, ap_norm),
-    }
+    metrics = {f"AP@{largest}": average_precision(cut, ap_norm), f"Prec@{largest}": precision[:, cut - 1]}
+    if size == gallery:
+        metrics["AP@all"] = average_precision(size, ap_norm)
     metrics |= {f"Prec@{k}": precision[:, min(k, size) - 1] for k in others}
     rules = AP_RULES if all_rules else {}
     return metrics | {f"AP@{largest} by {rule}": average_precision(cut, norm) for rule, norm in rules.items()}
 
 
-def _ranked_blocks(query: torch.Tensor, gallery: torch.Tensor, similarity: str):
-    """Yields (scores [B, G], index [B, G]), best first, for B queries at a time."""
-    if similarity == "cosine":
-        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
-    elif similarity == "euclidean":
-        # Distances do not change, and what all features have in common no longer drowns what they differ in.
-        centre = gallery.mean(0)
-        query, gallery = query - centre, gallery - centre
-    else:
-        raise UserError(f"similarity is 'cosine' or 'euclidean', not {similarity!r}.")
-    for block in query.split(max(1, BLOCK_SCORES // len(gallery))):
-        scores = block @ gallery.T
-        if similarity == "euclidean":  # -|q - g|^2 = 2 q.g - |g|^2 - |q|^2
-            scores = 2 * scores - gallery.square().sum(1) - block.square().sum(1, keepdim=True)
-        yield torch.sort(scores, dim=1, descending=True, stable=True)
-
-
-def _check_features(query: torch.Tensor, gallery: torch.Tensor):
-    query, gallery = _as_features("query", query), _as_features("gallery", gallery)
-    if query.shape[1] != gallery.shape[1]:
-        raise UserError(
-            f"Query features have width {query.shape[1]}, gallery features {gallery.shape[1]}: "
-            "embed both with the same model."
-        )
-    return query, gallery.to(query.device)
-
-
-def _as_features(name: str, features: torch.Tensor):
-    """Features as a float tensor [n, D], checked."""
-    try:
-        features = torch.as_tensor(features).detach().float()
-    except (TypeError, ValueError, RuntimeError):  # text, lists of unequal length
-        raise UserError(
-            f"{name} features are numbers [number, width], not {type(features).__name__} of others."
-        ) from None
-    if features.ndim != 2 or not len(features):
-        raise UserError(f"{name} features are [number, width] with at least one row, not {list(features.shape)}.")
-    bad = ~features.isfinite().all(1)
-    if bad.any():
-        raise UserError(
-            f"{int(bad.sum())} of {len(features)} {name} features are not finite numbers, "
-            f"the first at row {int(bad.nonzero()[0])}: the model that made them is broken."
-        )
-    return features
-
-
-def _check_labels(name: str, labels: torch.Tensor, features: torch.Tensor):
+def check_labels(name: str, labels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Labels [n] on the features' device. Raises UserError where they are no numbers, or not one for each."""
     try:
         labels = torch.as_tensor(labels, device=features.device)
     except (TypeError, ValueError, RuntimeError):

@@ -18,6 +18,7 @@ import math
 import multiprocessing
 import numbers
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -238,7 +239,9 @@ def replace_folder(folder: Path, size: int, progress: bool, jobs: int, tier: str
     check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pictonet-", dir=folder.parent) as work:
+        for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed: we hold the lock
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
             draw_all(Path(work) / "new", size, progress, jobs, tier, strength)
             if folder.exists():
                 os.replace(folder, Path(work) / "old")

@@ -73,8 +73,8 @@ class ProS(TunedCLIP):
         patches = self.clip.patches(images) if self.config.simulator_reads == "clip" else None
         return self.simulator(images, units, patches)
 
-    def encode_with_prompts(self, images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of `[cls ; prompts ; patches]`, prompts [B, P, W]."""
+    def encode_with_prompts(self, images: torch.Tensor, prompts: torch.Tensor | None) -> torch.Tensor:
+        """Features [B, D] of `[cls ; prompts ; patches]`, prompts [B, P, W] or None."""
         return self.clip.encode_image(images, prompts, self.read_out)
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,8 @@ from .domains import ImageDomains, inverted_domains, usual_gallery
 from .evaluation import Pictures, embed, embed_rows, model_transform, switch_options
 from .files import UserError, written_whole
 from .image_files import IMAGE_SUFFIXES, find_fault, load_image, walk
-from .metrics import check_k, rank
 from .names import readable
+from .ranking import check_k, rank
 from .tuned import TunedCLIP
 
 

@@ -23,9 +23,11 @@ from .config import Config, Stage, Switches
 from .domains import BalancedSampler, ImageDomains, Images, inverted_domains, train_transform
 from .evaluation import embed, fast_batch, loader, once, rows_as_images, switch_options
 from .files import UserError, only_one
+from .logs import EpochLog, log_epoch
 from .methods import find_method
 from .metrics import retrieval_metrics
 from .splits import Split
+from .tables import write_table
 from .tuned import TunedCLIP
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,17 +52,20 @@ def train(
     resume: bool = False,
     progress: bool = True,
     shared: str | Path | None = None,
+    log: EpochLog | None = None,
 ) -> pd.DataFrame:
     """Train all stages of `model` on `split.train`; returns the history, a DataFrame with one row per epoch.
 
     Columns: stage, epoch, loss (mean over the epoch), accuracy (of the batches, over the seen classes), val_mAP@200,
     images (seen so far). The model ends with the parameters of its best epoch (Switches.selection).
-    folder: where `checkpoint.pt` is kept after every epoch, written in one step. resume=True goes on from it.
+    folder: where `checkpoint.pt` and `history.csv` are kept after every epoch, each written in one step. resume=True
+    goes on from the checkpoint.
     shared: a folder of finished first stages. A run whose stage 1 is there begins after it, with the same result.
+    log: a function that is given every epoch's row (`open_log`); Python's log, "prosutils", is told in any case.
     Raises UserError when the checkpoint is of another run, saying what differs, the folder cannot be written, or the
     loss is no longer a number.
     """
-    run = TrainingRun(model, split, folder, progress)
+    run = TrainingRun(model, split, folder, progress, log)
     with torch.random.fork_rng():  # dropout and augmentation draw from torch's own generator
         torch.manual_seed(model.config.seed)
         if resume:
@@ -71,7 +76,7 @@ def train(
             elif stage >= run.stage:
                 run.train_stage(stage)
     run.finish()
-    return pd.DataFrame(run.history, columns=HISTORY)
+    return run.table()
 
 
 class SeededImages(Dataset):
@@ -114,8 +119,15 @@ class SeededBatches(Sampler):
 class TrainingRun:
     """The state of one training: what a checkpoint holds beside the model."""
 
-    def __init__(self, model: TunedCLIP, split: Split, folder: str | Path | None, progress: bool) -> None:
-        self.model, self.split, self.progress = model, split, progress
+    def __init__(
+        self,
+        model: TunedCLIP,
+        split: Split,
+        folder: str | Path | None,
+        progress: bool,
+        log: EpochLog | None = None,
+    ) -> None:
+        self.model, self.split, self.progress, self.log = model, split, progress, log
         self.config, self.device = model.config, next(model.parameters()).device
         self.path = Path(folder) / "checkpoint.pt" if folder else None
         self.stage, self.epoch, self.images, self.history = 0, 0, 0, []
@@ -155,6 +167,9 @@ class TrainingRun:
             self.epoch += 1
             self.history.append(dict(stage=stage, epoch=self.epoch) | row)
             self.save()
+            log_epoch(self.model.label, self.history[-1])
+            if self.log:
+                self.log(self.history[-1])
 
     def share_stage1(self, shared: Path):
         """Stage 1, trained here, or taken from a run that trained it alike and left it in `shared`."""
@@ -278,6 +293,11 @@ class TrainingRun:
     def save(self):
         if self.path:
             save_checkpoint(self.model, self.path, self.state() | dict(optimiser=self.optimiser.state_dict()))
+            write_table(self.table(), self.path.with_name("history.csv"))
+
+    def table(self):
+        """The history as a DataFrame, one row per epoch."""
+        return pd.DataFrame(self.history, columns=HISTORY)
 
     def restore(self):
         if not (self.path and self.path.exists()):
@@ -311,6 +331,7 @@ def mean_average_precision(
         features[len(query) :],
         data.class_index[gallery],
         **switch_options(switches or model.config.switches),
+        whole=False,
     )["mAP@200"]
 
 

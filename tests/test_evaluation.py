@@ -11,12 +11,13 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prosutils import evaluation, metrics
+from prosutils import evaluation, metrics, ranking
 from prosutils.config import Switches, load_preset
 from prosutils.domains import Images, inverted_domains
 from prosutils.evaluation import embed, evaluate, evaluate_all, model_transform, switch_options
 from prosutils.files import UserError
-from prosutils.metrics import query_metrics, rank, retrieval_metrics
+from prosutils.metrics import query_metrics, retrieval_metrics
+from prosutils.ranking import best_of, rank
 from prosutils.splits import make_split, protocol_splits
 
 
@@ -220,7 +221,7 @@ def test_rank_returns_the_best_first_with_their_scores(similarity):
 def test_blocks_do_not_change_the_numbers(monkeypatch):
     case = random_case()
     whole, (_, ranks) = query_metrics(*case), rank(case[0], case[2])
-    monkeypatch.setattr(metrics, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", 7 * 250)  # 7 queries at a time, 2 in the last block
     for name, values in query_metrics(*case).items():
         assert torch.allclose(values, whole[name], atol=1e-6)
     assert torch.equal(rank(case[0], case[2])[1], ranks)
@@ -228,7 +229,7 @@ def test_blocks_do_not_change_the_numbers(monkeypatch):
 
 def test_memory_is_bounded_by_the_block(monkeypatch):
     """The largest tensor ever sorted or counted is one block, whatever the number of queries."""
-    monkeypatch.setattr(metrics, "BLOCK_SCORES", 2000)
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", 2000)
     sizes = []
     counted = metrics._block_metrics
     monkeypatch.setattr(
@@ -240,16 +241,79 @@ def test_memory_is_bounded_by_the_block(monkeypatch):
 
 def test_rank_keeps_no_block_in_memory(monkeypatch):
     """A slice of a block is a view that holds all of it: with 22,500 queries and 36,600 images, 10 GB."""
-    monkeypatch.setattr(metrics, "BLOCK_SCORES", 2000)
-    held, join = [], torch.cat
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", 2000)
+    scores, index = rank(*random_case(queries=100, gallery=300)[::2], k=5)
+    assert scores.untyped_storage().nbytes() == 100 * 5 * 4 and index.untyped_storage().nbytes() == 100 * 5 * 8
 
-    def weighed(parts):
-        held.append(sum(part.untyped_storage().nbytes() for part in parts))
-        return join(parts)
 
-    monkeypatch.setattr(torch, "cat", weighed)
-    rank(*random_case(queries=100, gallery=300)[::2], k=5)
-    assert held == [100 * 5 * 4, 100 * 5 * 8]  # scores, index
+def test_the_best_are_those_of_a_stable_sort_however_many_are_equal():
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        values, k = 2 + seed % 7, 1 + seed % 20
+        scores = torch.randint(values, (9, 50), generator=generator).float()
+        expected = scores.sort(dim=1, descending=True, stable=True)
+        found, index = best_of(scores, k)
+        assert torch.equal(found, expected.values[:, :k]) and torch.equal(index, expected.indices[:, :k])
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+@pytest.mark.parametrize("k", [1, 20, 90, None])
+def test_a_gallery_in_parts_is_ranked_as_one(similarity, k, monkeypatch):
+    """Whole numbers: products are exact, and many scores equal."""
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = (torch.randint(-2, 3, (n, 3), generator=generator).float() + 0.5 for n in (23, 310))
+    scores, index = rank(query, gallery, similarity, k)
+    monkeypatch.setattr(ranking, "CHUNK", 64)
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", 300)
+    in_parts = rank(query, gallery, similarity, k)
+    assert torch.allclose(in_parts[0], scores, atol=1e-5)
+    if similarity == "cosine":  # the centre of Euclid's distances is no whole number
+        assert torch.equal(in_parts[1], index)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_metrics_at_k_need_no_whole_ranking(similarity, monkeypatch):
+    case, options = random_case(gallery=900), dict(similarity=similarity, all_rules=True)
+    whole = query_metrics(*case, **options)
+    monkeypatch.setattr(ranking, "CHUNK", 128)
+    best = query_metrics(*case, **options, whole=False)
+    assert set(whole) - set(best) == {"AP@all"}
+    for name, values in best.items():
+        assert torch.allclose(values, whole[name], atol=1e-6), name
+
+
+def test_relevant_images_are_counted_in_the_whole_gallery():
+    """The best two answers say nothing of how many there are."""
+    gallery, labels = torch.eye(6)[[0, 0, 0, 1, 2, 3]], [7, 7, 7, 7, 2, 3]
+    result = retrieval_metrics(torch.eye(6)[:1], [7], gallery, labels, ks=(2,), all_rules=True, whole=False)
+    assert result == pytest.approx(
+        {"mAP@2": 1.0, "Prec@2": 1.0, "mAP@2 by hits": 1.0, "mAP@2 by min(k, R)": 1.0, "mAP@2 by R": 0.5}
+    )
+
+
+def test_features_in_a_file_are_ranked_without_reading_it_whole(tmp_path, monkeypatch):
+    query, _, gallery, _ = random_case(gallery=5000)
+    np.save(tmp_path / "gallery.npy", gallery)
+    monkeypatch.setattr(ranking, "CHUNK", 512)
+    mapped = torch.from_numpy(np.load(tmp_path / "gallery.npy", mmap_mode="c"))
+    assert torch.equal(rank(query, mapped, k=50)[1], rank(query, gallery, k=50)[1])
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_faiss_gives_the_same_ranking(similarity):
+    pytest.importorskip("faiss")
+    query, _, gallery, _ = random_case(gallery=2000)
+    ours, theirs = (rank(query, gallery, similarity, 50, engine) for engine in ranking.ENGINES)
+    assert torch.allclose(ours[0], theirs[0], atol=1e-4)
+    assert (ours[1] == theirs[1]).float().mean() > 0.99
+
+
+def test_faiss_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(UserError, match="needs the package faiss-cpu: pip install"):
+        rank(torch.eye(2), torch.eye(2), engine="faiss")
+    with pytest.raises(UserError, match="engine is 'torch' or 'faiss', not 'annoy'"):
+        rank(torch.eye(2), torch.eye(2), engine="annoy")
 
 
 @pytest.mark.parametrize(
@@ -286,6 +350,40 @@ def test_wrong_options(options, message):
 
 
 # ---- embedding and protocols -------------------------------------------------------------------------------
+
+
+def test_bootstrap_over_classes():
+    labels = torch.tensor([0] * 10 + [1] * 2 + [2] * 4)
+    values = torch.tensor([1.0] * 10 + [-1.0] * 2 + [0.5] * 4)
+    found = metrics.class_bootstrap(values, labels, draws=5000)
+    assert found.mean == pytest.approx(float(values.mean())) and found.low == -1 and found.high == 1
+    counts, sums = np.array([10, 2, 4]), np.array([10.0, -2.0, 2.0])
+    drawn = np.random.default_rng(0).integers(3, size=(200_000, 3))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    assert found.p == pytest.approx(2 * (means <= 0).mean(), abs=0.03)
+    # names of classes do not matter, nor the order of queries; the same seed gives the same interval
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    assert metrics.class_bootstrap(values[order], 7 - labels[order] * 3, draws=50).mean == pytest.approx(found.mean)
+    assert metrics.class_bootstrap(values, labels, draws=5000) == found
+    wider, narrower = (metrics.class_bootstrap(torch.randn(300), torch.arange(300) // 30, level=x) for x in (0.99, 0.5))
+    assert wider.high - wider.low > narrower.high - narrower.low
+    assert metrics.class_bootstrap(torch.ones(6), torch.arange(6), draws=1000).p == 1 / 1000  # no draw reaches zero
+    assert metrics.class_bootstrap(torch.zeros(6), torch.arange(6)).p == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(labels=torch.zeros(4)), "one class"),
+        (dict(labels=torch.arange(3)), "label each"),
+        (dict(values=torch.tensor([0.0, float("nan"), 1, 2])), "finite"),
+        (dict(level=1.0), "level"),
+        (dict(draws=0), "draw"),
+    ],
+)
+def test_bootstrap_refuses_what_it_cannot_draw(change, message):
+    with pytest.raises(UserError, match=message):
+        metrics.class_bootstrap(**dict(values=torch.arange(4.0), labels=torch.arange(4)) | change)
 
 
 def test_embed_takes_tensors_datasets_and_pil_images(toy, toy_model):

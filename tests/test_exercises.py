@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import NOTEBOOKS, notebook_exercises
 from IPython.core.interactiveshell import InteractiveShell
 
-from prosutils import load_clip
+from prosutils import load_clip, metrics
 from prosutils.domains import BalancedSampler, ImageDomains
 from prosutils.files import UserError
 from prosutils.simulator import PromptSimulator
@@ -202,15 +202,6 @@ WRONG = [
     ("read_out", "return norm(tokens[:, :2])", "matrix is missing"),
     ("read_out", "return norm(tokens @ project)[:, :2]", "before the layer norm"),
     ("read_out", "return F.linear(norm(tokens[:, :2]), project)", "transposed"),
-    ("rank_by_cosine", "return (query @ gallery.T).topk(k, 1).indices", "plain product"),
-    (
-        "rank_by_cosine",
-        "return (F.normalize(query) @ F.normalize(gallery).T).argsort(1)[:, :k]",
-        "begins with the worst",
-    ),
-    ("rank_by_cosine", "return torch.cdist(query, gallery).argsort(1)[:, :k]", "distance"),
-    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[0]", "return the cosines"),
-    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[1].T", "lies on its side"),
     (
         "average_precision",
         "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
@@ -235,14 +226,73 @@ WRONG = [
         "return p[hits[:k]].sum() / hits.sum().clamp(max=k)",
         "should score 0",
     ),
-    ("bootstrap_interval", "return np.percentile((ours - theirs)[drawn], [2.5, 97.5])", "single differences"),
-    ("bootstrap_interval", "return np.quantile((theirs - ours)[drawn].mean(1), [0.025, 0.975])", "wrong way round"),
+    (
+        "precision_at_recall",
+        "p = hits.cumsum(0) / torch.arange(1, len(hits) + 1)\nr = hits.cumsum(0) / hits.sum()\n"
+        "return torch.stack([p[r >= level - 1e-6][0] for level in levels])",
+        "A later rank may be better",
+    ),
+    (
+        "precision_at_recall",
+        "p = hits.cumsum(0) / torch.arange(1, len(hits) + 1)\nr = hits.cumsum(0) / hits.sum()\n"
+        "return torch.stack([p[r >= level - 1e-6].mean() for level in levels])",
+        "wanted is the largest",
+    ),
+    (
+        "precision_at_recall",
+        "p = hits.cumsum(0) / torch.arange(1, len(hits) + 1)\nr = hits.cumsum(0) / hits.sum()\n"
+        "return torch.stack([p[r >= level - 1e-6][-1] for level in levels])",
+        "You took the last rank",
+    ),
+    ("chance_level", "return relevant / size", "chance level of Prec@k"),
+    (
+        "chance_level",
+        "n = min(k, relevant)\nreturn relevant / size / n * sum(1 / r for r in range(1, min(k, size) + 1))",
+        "forget the hits above it",
+    ),
+    (
+        "chance_level",
+        "p = relevant / size\nreturn p * sum((1 + (r - 1) * p) / r for r in range(1, min(k, size) + 1)) / min(k, relevant)",
+        "for independent draws",
+    ),
+    (
+        "chance_level",
+        "p, others = relevant / size, (relevant - 1) / (size - 1)\n"
+        "return p * sum((1 + (r - 1) * others) / r for r in range(1, k + 1)) / min(k, relevant)",
+        "fewer pictures than k",
+    ),
+    ("bootstrap_interval", "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5])", "as queries"),
     (
         "bootstrap_interval",
-        "a, b = (np.quantile(x[drawn].mean(1), [0.025, 0.975]) for x in (ours, theirs))\nreturn a - b",
-        "Pair first",
+        "m = np.array([(ours - theirs)[labels == c].mean() for c in range(labels.max() + 1)])\n"
+        "return np.percentile(m[drawn].mean(1), [2.5, 97.5])",
+        "mean of the classes' means",
     ),
-    ("bootstrap_interval", "return np.quantile((ours - theirs)[drawn].mean(1), [0.05, 0.95])", "90 %"),
+    (
+        "bootstrap_interval",
+        "d, n = np.bincount(labels, theirs - ours)[drawn].sum(1), np.bincount(labels)[drawn].sum(1)\n"
+        "return np.percentile(d / n, [2.5, 97.5])",
+        "wrong way round",
+    ),
+    (
+        "bootstrap_interval",
+        "d, n = np.bincount(labels, ours - theirs)[drawn].sum(1), np.bincount(labels)[drawn].sum(1)\n"
+        "return np.percentile(d / n, [5, 95])",
+        "90 %",
+    ),
+    (
+        "bootstrap_interval",
+        "return np.percentile(np.bincount(labels, ours - theirs)[drawn].sum(1) / len(ours), [2.5, 97.5])",
+        "number of queries in the data",
+    ),
+    ("holm", "return np.minimum(1, len(p) * p)", "Bonferroni"),
+    (
+        "holm",
+        "order = np.argsort(p)\nout = np.empty(len(p))\n"
+        "out[order] = np.minimum(1, p[order] * np.arange(len(p), 0, -1))\nreturn out",
+        "running maximum",
+    ),
+    ("holm", "return np.minimum(1, np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)))", "are sorted"),
     (
         "intra_inter",
         "i = labels.unique(return_inverse=True)[1]\n"
@@ -403,9 +453,9 @@ BROKEN = {
         "returns a str. Wanted is a single number",
     ),
     "wrong shape": (
-        "rank_by_cosine",
-        "def rank_by_cosine(query, gallery, k):\n    return torch.zeros(4, 7)",
-        "has the shape [4, 7]; for these inputs it should be [4, 5]: [Q, k]",
+        "precision_at_recall",
+        "def precision_at_recall(hits, levels):\n    return torch.zeros(4, 7)",
+        "has the shape [4, 7]; for these inputs it should be [11]: [L], one precision for each level",
     ),
     "wrong kind of number": (
         "query_rows",
@@ -603,14 +653,18 @@ def test_an_answer_that_only_looks_right_is_not(submit, name, body, words):
 @pytest.mark.parametrize(
     "body",
     [
-        "m = np.sort((ours - theirs)[drawn].mean(1))\nreturn m[int(0.025 * len(m))], m[int(0.975 * len(m))]",
-        "m = np.sort((ours - theirs)[drawn].mean(1))\nreturn m[int(0.025 * len(m)) - 1], m[int(0.975 * len(m)) - 1]",
-        "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5], method='lower')",
-        "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5], method='higher')",
+        "return np.sort(m)[int(0.025 * len(m))], np.sort(m)[int(0.975 * len(m))]",
+        "return np.sort(m)[int(0.025 * len(m)) - 1], np.sort(m)[int(0.975 * len(m)) - 1]",
+        "return np.percentile(m, [2.5, 97.5], method='lower')",
+        "return np.percentile(m, [2.5, 97.5], method='higher')",
     ],
 )
 def test_any_rule_for_percentiles_is_right(submit, body):
-    assert submit("bootstrap_interval", written("bootstrap_interval", body))[0].startswith("Right. ")
+    means = (
+        "sums, counts = np.bincount(labels, ours - theirs), np.bincount(labels)\n"
+        "m = sums[drawn].sum(1) / counts[drawn].sum(1)\n"
+    )
+    assert submit("bootstrap_interval", written("bootstrap_interval", means + body))[0].startswith("Right. ")
 
 
 #: Body of an answer to `reverse_mask`, words that name what is wrong with its numbers.
@@ -690,6 +744,29 @@ def test_balanced_batch_is_the_packages():
     pools = [torch.where(domain_index == i)[0] for i in range(3)]
     order = torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
     assert EXERCISES["balanced_batch"].right(domain_index, order, 4).tolist() == first
+
+
+def test_chance_level_is_what_random_orders_give():
+    generator = torch.Generator().manual_seed(0)
+    for relevant, size, k in ((6, 40, 20), (30, 50, 10), (1, 15, 200)):
+        hits = torch.stack([torch.randperm(size, generator=generator) < relevant for _ in range(4000)])
+        measured = metrics._block_metrics(hits, hits.sum(1), size, (k,), "relevant")[f"AP@{k}"].mean()
+        assert EXERCISES["chance_level"].right(relevant, size, k) == pytest.approx(float(measured), rel=0.05)
+
+
+def test_precision_at_recall_is_never_below_the_curve():
+    hits = torch.tensor([True, False, True, True, False, False])
+    right = EXERCISES["precision_at_recall"].right(hits, torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]))
+    torch.testing.assert_close(right, torch.tensor([1, 1, 3 / 4, 3 / 4]))
+
+
+def test_bootstrap_interval_is_the_packages():
+    labels = torch.randint(9, (80,), generator=torch.Generator().manual_seed(0))
+    values = torch.randn(80, generator=torch.Generator().manual_seed(1)) + labels
+    found = metrics.class_bootstrap(values, labels)
+    drawn = np.random.default_rng(0).integers(9, size=(10_000, 9))
+    low, high = EXERCISES["bootstrap_interval"].right(values.numpy(), np.zeros(80), labels.numpy(), drawn)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1)
 
 
 def test_neighbours_kept_is_what_a_loop_counts():

@@ -1,6 +1,8 @@
 """The training loop: it learns, repeats, resumes, validates on the right classes; checkpoints are safe and checked."""
 
 import dataclasses
+import sys
+import types
 
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from prosutils.checkpoints import load_checkpoint, save_checkpoint
 from prosutils.config import load_preset
 from prosutils.evaluation import embed
 from prosutils.files import UserError
+from prosutils.logs import open_log
 from prosutils.splits import make_split
 from prosutils.training import TrainingRun, build_model, set_rates, train
 
@@ -217,3 +220,42 @@ def test_a_loss_that_is_no_number_stops_the_run(clip, split):
 def test_unknown_method_lists_the_known(clip, split):
     with pytest.raises(UserError, match="Known: .*pros, "):
         build_model("prosody", clip, split, config())
+
+
+def test_every_epoch_is_told_and_kept_as_it_ends(clip, split, tmp_path, caplog):
+    """history.csv, Python's log and a log of one's own: an interrupted run has left what it measured."""
+    rows, seen = [], []
+
+    def log(row):
+        rows.append(row)
+        seen.append(len(pd.read_csv(tmp_path / "history.csv")))
+
+    with caplog.at_level("INFO", logger="prosutils"):
+        history = train(build_model("pros", clip, split, config()), split, tmp_path, progress=False, log=log)
+    assert seen == list(range(1, len(history) + 1)) and pd.DataFrame(rows).stage.tolist() == history.stage.tolist()
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), history)
+    assert len(caplog.messages) == len(history)
+    assert caplog.messages[-1].startswith(f"ProS: stage 2, epoch {history.epoch.iloc[-1]}: loss ")
+
+
+def test_logs_of_other_packages(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def flush(self):
+            written.append("flushed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    open_log("tensorboard", tmp_path)(dict(stage=1, epoch=2, loss=0.5, accuracy=0.25, images=80))
+    assert written == [str(tmp_path), ("stage 1/loss", 0.5, 80), ("stage 1/accuracy", 0.25, 80), "flushed"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="The log wandb needs a package that is not installed: pip install wandb"):
+        open_log("wandb", tmp_path)
+    with pytest.raises(UserError, match="Unknown log 'mlflow'. Known: tensorboard, wandb"):
+        open_log("mlflow", tmp_path)

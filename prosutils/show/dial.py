@@ -119,6 +119,7 @@ class StrengthDial(WithPicture, ipywidgets.VBox):
         queries: torch.Tensor,
         strengths: Sequence[float],
         k: int,
+        galleries: Mapping[str, torch.Tensor],
     ) -> None:
         self.data, self.split, self.k, self.strengths = data, split, k, tuple(strengths)
         self.queries = [int(row) for row in queries]
@@ -126,7 +127,7 @@ class StrengthDial(WithPicture, ipywidgets.VBox):
         gallery_labels, labels = data.class_index[split.gallery], data.class_index[self.queries]
         self.found: dict[str, dict[float, tuple]] = {}
         for name, model in models.items():
-            gallery = embed_rows(model, data, split.gallery)
+            gallery = galleries[name] if name in galleries else embed_rows(model, data, split.gallery)
             self.found[name] = {}
             for x in self.strengths:
                 query = embed(model, self.drawn[x])
@@ -181,8 +182,9 @@ class StrengthDial(WithPicture, ipywidgets.VBox):
 
 @styled
 def dial_figure(dial: StrengthDial, query: int):
-    """The chosen query at the weakest, a middle and the strongest strength: its first ranks by every method."""
-    shown = [dial.strengths[0], dial.strengths[len(dial.strengths) // 2], dial.strengths[-1]]
+    """A query at the weakest, a middle and the strongest strength: its first ranks by every method."""
+    ends = min(dial.strengths), max(dial.strengths)
+    shown = [ends[0], min(dial.strengths, key=lambda x: abs(x - sum(ends) / 2)), ends[1]]
     k, left, pitch, block = min(8, dial.k), 4.4, 1.1, 1.1 * len(dial.found) + 0.35
     label, width = int(dial.data.class_index[dial.queries[query]]), left + min(8, dial.k) * STEP + 1.2
     figure, ax = board(width, block * len(shown) - 0.2, min(0.72, WIDTH / width))
@@ -216,13 +218,16 @@ def strength_dial(
     queries: torch.Tensor,
     strengths: Sequence[float] = STRENGTHS,
     k: int = 8,
+    galleries: Mapping[str, torch.Tensor] | None = None,
 ):
     """Move the strength of the held-out technique and watch the ranks of all methods change.
 
     data: PictoNet's far tier; models: a model, several, or {name: model}; queries: rows of `data`, each drawn at every
-    strength and embedded once by each model; k: ranks shown. Raises UserError for no query, no strength, and a
+    strength and embedded once by each model; k: ranks shown; galleries: {name: features [G, D] of the split's gallery} where
+    they are known already. Raises UserError for no query, no strength, and a
     picture that is no drawing of the far tier.
     """
     if not len(queries) or not len(strengths):
         raise UserError("The dial needs one query and one strength at least.")
-    return StrengthDial(data, split, named(models), torch.as_tensor(queries), strengths, min(k, len(split.gallery)))
+    k = min(k, len(split.gallery))
+    return StrengthDial(data, split, named(models), torch.as_tensor(queries), strengths, k, galleries or {})

@@ -18,7 +18,8 @@ from PIL import Image
 from ..evaluation import embed_rows, switch_options
 from ..experiment import Experiment
 from ..files import UserError, scratch_folder, written_whole
-from ..metrics import neighbour_purity, query_metrics, rank
+from ..metrics import neighbour_purity, query_metrics
+from ..ranking import rank
 from ..tables import RESULTS, read_table
 from ..tuned import TunedCLIP
 from .diagrams import mask_matrix, split_map, token_sequence

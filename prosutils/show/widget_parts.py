@@ -15,9 +15,9 @@ from ..domains import ImageDomains, inverted_domains
 from ..evaluation import embed, embed_rows, model_transform, switch_options
 from ..files import UserError
 from ..image_files import as_rgb, load_image
-from ..metrics import rank
 from ..names import readable
 from ..pros import ProS
+from ..ranking import rank
 from ..search import ImageIndex, query_feature
 from .pictures import thumbnail
 

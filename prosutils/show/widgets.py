@@ -22,8 +22,9 @@ from torch import nn
 from ..domains import ImageDomains, usual_gallery
 from ..evaluation import model_transform
 from ..files import UserError
-from ..metrics import query_metrics, rank
+from ..metrics import query_metrics
 from ..pros import ProS
+from ..ranking import rank
 from ..splits import Split
 from .pictures import compare_ranks, domain_colours, rank_strips, short
 from .plots import feature_maps, label_colours
