@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from ..domains import ImageDomains
 from ..files import UserError
-from ..metrics import rank
+from ..ranking import rank
 from .pictures import FAINT, GREY, HIT, INK, MISS, WIDTH, NotebookFigure, domain_colours, short, styled
 from .plots import label_colours, umap_points
 
