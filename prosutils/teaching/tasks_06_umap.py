@@ -91,6 +91,43 @@ def intra_inter(features, labels):
     return paper_numbers()(features, labels)
 
 
+def shared(a, b):
+    """Share of the places of a [n, k] that are among the places of b [n, k] in the same row."""
+    return float((a[:, :, None] == b[:, None]).any(2).float().mean())
+
+
+@exercise(
+    cases=lambda: [
+        (*normal(seed, (n, 4), (n, 2)), k) for seed, n, k in ((0, 12, 3), (1, 16, 4), (2, 20, 5), (3, 8, 5))
+    ],
+    shape="a single number",
+    good_for="Beside a map it says how many of its neighbours are to be believed.",
+    mistakes={
+        "Every picture counts itself among its neighbours, on the map and in the space, so some agreement is sure. Leave "
+        "it out.": lambda x, p, k: shared(best(-by_angle(x), k), best(-by_distance(p), k)),
+        "You took the nearest on the map by cosine. There a point's direction from the middle means nothing: take the "
+        "distance, `torch.cdist`.": lambda x, p, k: shared(near(p, k, by_angle), near(x, k, by_angle)),
+        "You took the nearest in the space by distance. The map was made by cosine, so compare with that.": lambda x, p, k: (
+            shared(near(p, k, by_distance), near(x, k, by_distance))
+        ),
+        "You took the plain product for the cosine, so long features are near to everybody. Normalise the features first.": lambda x, p, k: (
+            shared(near(p, k, by_distance), near(x, k, lambda x: -x @ x.T))
+        ),
+        "You set a picture's cosine with itself to 0, but others can be below 0, so it is its own neighbour. Use "
+        "`-float('inf')`.": lambda x, p, k: shared(
+            near(p, k, by_distance), best((unit(x) @ unit(x).T).fill_diagonal_(0), k)
+        ),
+        "You took the k farthest on the map: `topk` gives the largest unless told `largest=False`.": lambda x, p, k: (
+            shared(near(p, k, lambda p: -by_distance(p)), near(x, k, by_angle))
+        ),
+        "You compare rank by rank: the first with the first, the second with the second. A neighbour counts at whatever "
+        "rank it is found.": lambda x, p, k: float((near(p, k, by_distance) == near(x, k, by_angle)).float().mean()),
+    },
+)
+def neighbours_kept(features, points, k):
+    return shared(near(points, k, by_distance), near(features, k, by_angle))
+
+
 def across_cases():
     """Features [n, D], classes [n], domains [n], k; in the last case many cosines are negative."""
     cases = [(*normal(seed, (36, 3)), shuffled(seed, 36) % 4, shuffled(seed + 9, 36) % 3, 5) for seed in (0, 1)]
@@ -148,40 +185,3 @@ def filtered_afterwards(x, y, d, k):
 )
 def purity_across(features, labels, domains, k):
     return shares_of(in_other_domains(features, k, domains), labels)
-
-
-def shared(a, b):
-    """Share of the places of a [n, k] that are among the places of b [n, k] in the same row."""
-    return float((a[:, :, None] == b[:, None]).any(2).float().mean())
-
-
-@exercise(
-    cases=lambda: [
-        (*normal(seed, (n, 4), (n, 2)), k) for seed, n, k in ((0, 12, 3), (1, 16, 4), (2, 20, 5), (3, 8, 5))
-    ],
-    shape="a single number",
-    good_for="Beside a map it says how many of its neighbours are to be believed.",
-    mistakes={
-        "Every picture counts itself among its neighbours, on the map and in the space, so some agreement is sure. Leave "
-        "it out.": lambda x, p, k: shared(best(-by_angle(x), k), best(-by_distance(p), k)),
-        "You took the nearest on the map by cosine. There a point's direction from the middle means nothing: take the "
-        "distance, `torch.cdist`.": lambda x, p, k: shared(near(p, k, by_angle), near(x, k, by_angle)),
-        "You took the nearest in the space by distance. The map was made by cosine, so compare with that.": lambda x, p, k: (
-            shared(near(p, k, by_distance), near(x, k, by_distance))
-        ),
-        "You took the plain product for the cosine, so long features are near to everybody. Normalise the features first.": lambda x, p, k: (
-            shared(near(p, k, by_distance), near(x, k, lambda x: -x @ x.T))
-        ),
-        "You set a picture's cosine with itself to 0, but others can be below 0, so it is its own neighbour. Use "
-        "`-float('inf')`.": lambda x, p, k: shared(
-            near(p, k, by_distance), best((unit(x) @ unit(x).T).fill_diagonal_(0), k)
-        ),
-        "You took the k farthest on the map: `topk` gives the largest unless told `largest=False`.": lambda x, p, k: (
-            shared(near(p, k, lambda p: -by_distance(p)), near(x, k, by_angle))
-        ),
-        "You compare rank by rank: the first with the first, the second with the second. A neighbour counts at whatever "
-        "rank it is found.": lambda x, p, k: float((near(p, k, by_distance) == near(x, k, by_angle)).float().mean()),
-    },
-)
-def neighbours_kept(features, points, k):
-    return shared(near(points, k, by_distance), near(features, k, by_angle))
