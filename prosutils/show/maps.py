@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn
 import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from ..domains import ImageDomains
 from ..files import UserError
 from ..ranking import rank
 from .pictures import FAINT, GREY, HIT, INK, MISS, WIDTH, NotebookFigure, domain_colours, short, styled
-from .plots import label_colours, umap_points
+from .plots import umap_points
 
 
 def joint_umap(features: Mapping[str, torch.Tensor], seed: int = 42, neighbours: int = 15) -> dict[str, np.ndarray]:
@@ -81,6 +82,12 @@ def classes_of(data: ImageDomains, rows: torch.Tensor) -> np.ndarray:
     return np.array(data.classes)[data.class_index[rows]]
 
 
+def class_colours(names: Sequence[str]) -> dict[str, str]:
+    """Hues around the circle, dark and light by turns: no class looks like a domain."""
+    tones = [seaborn.husl_palette(len(names), s=0.8, l=lightness).as_hex() for lightness in (0.42, 0.66)]
+    return {name: tones[i % 2][i] for i, name in enumerate(names)}
+
+
 def around(low: float, high: float, margin: float = 0.05) -> tuple[float, float]:
     return low - margin * (high - low), high + margin * (high - low)
 
@@ -103,7 +110,7 @@ def dots(ax: Axes, data: ImageDomains, rows: torch.Tensor, places: np.ndarray, k
     """Pictures as dots, queries as stars."""
     names = domains_of(data, rows) if kind == "domain" else classes_of(data, rows)
     known = data.domains if kind == "domain" else sorted(set(names))
-    colours = domain_colours(known) if kind == "domain" else label_colours(known)
+    colours = domain_colours(known) if kind == "domain" else class_colours(known)
     query = domains_of(data, rows) == query_domain
     shade = np.array([colours[name] for name in names])
     ax.scatter(*places[~query].T, s=13, c=shade[~query], alpha=0.85, linewidths=0, zorder=2)
@@ -168,7 +175,7 @@ def named_maps(panels: Sequence[dict]) -> NotebookFigure:
         ax, places = figure.add_subplot(1, len(panels), column + 1), np.asarray(panel["points"])
         names = np.asarray(panel.get("names", np.repeat("", len(places))))
         known = sorted(set(names.tolist()))
-        colours = label_colours(known) if known != [""] else {"": GREY}
+        colours = class_colours(known) if known != [""] else {"": GREY}
         ax.scatter(*places.T, s=16, c=[colours[name] for name in names.tolist()], alpha=0.85, linewidths=0)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(visible=True, color=FAINT)
