@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
 
 from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
 
 #: The notebooks with exercises.
+EXAMPLES = int(os.environ.get("PROSUTILS_FUZZ", "0"))
+#: Seconds that one example may take: more is a hang. Generous, for machines that do other work as well.
+LONGEST = 20
+fuzz = settings(
+    max_examples=EXAMPLES or 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not EXAMPLES
+)
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0[1-6]_*.ipynb"))
 TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
 TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")

@@ -338,34 +338,84 @@ WRONG = [
     ),
     ("holm", "return np.minimum(1, np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)))", "are sorted"),
     (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).topk(k).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean().item()",
-        "counts itself",
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = features\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p[p > 0].mean()",
+        "as they come",
     ),
     (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).topk(k + 1).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean().item()",
-        "k + 1 pictures",
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "c = F.normalize(c)\np = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p[p > 0].mean()",
+        "A centre is the mean as it is",
     ),
     (
-        "nearest_purity",
-        "c = features @ features.T\nc.fill_diagonal_(-1e9)\n"
-        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean().item()",
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p.mean()",
+        "Only the positive ones",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p.relu().mean()",
+        "Leave them out",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return p[p > 0].mean(), (x * c[i]).sum(1).mean()",
+        "other order",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "q = c @ c.T\np = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), q[q > 0].mean()",
+        "with itself",
+    ),
+    (
+        "purity_across",
+        "x = F.normalize(features)\nc = (x @ x.T).fill_diagonal_(-9)\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean(1)",
+        "k nearest of all pictures. Those",
+    ),
+    (
+        "purity_across",
+        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+        "other = domains[n] != domains[:, None]\n"
+        "return ((labels[n] == labels[:, None]) & other).sum(1) / other.sum(1).clamp(min=1)",
+        "dropped those",
+    ),
+    (
+        "purity_across",
+        "c = features @ features.T\nc[domains[:, None] == domains] = -1e9\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean(1)",
         "plain product",
     ),
     (
-        "nearest_purity",
-        "c = torch.cdist(features, features)\nc.fill_diagonal_(1e9)\n"
-        "n = c.topk(k, largest=False).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean().item()",
-        "distance",
+        "purity_across",
+        "c = torch.cdist(features, features)\nc[domains[:, None] == domains] = 1e9\n"
+        "return (labels[c.topk(k, largest=False).indices] == labels[:, None]).float().mean(1)",
+        "distance between the features",
     ),
-    ("purity_by_chance", "return 1 / len(set(labels.tolist()))", "divided 1 by"),
-    ("purity_by_chance", "return (torch.bincount(labels) / len(labels)).square().sum()", "among its own neighbours"),
-    ("purity_by_chance", "return torch.bincount(labels).max() / len(labels)", "largest group"),
-    ("purity_by_chance", "n = torch.bincount(labels)\nreturn ((n[labels] - 1) / len(labels)).mean()", "not below"),
+    (
+        "purity_across",
+        "x = F.normalize(features)\nc = x @ x.T\nc[domains[:, None] == domains] = -9\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean()",
+        "one share for each picture",
+    ),
     (
         "neighbours_kept",
         "x = F.normalize(features)\na = (x @ x.T).topk(k).indices\n"
@@ -594,16 +644,18 @@ ONCE_RIGHT = {
         "three pictures of each domain",
     ),
     "mean over classes": (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
-        "hit = (labels[n] == labels[:, None]).float().mean(1)\n"
-        "return sum(hit[labels == c].mean() for c in labels.unique()) / len(labels.unique())",
-        "mean over the labels",
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\nx = F.normalize(features)\n"
+        "c = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = (c @ c.T)[~torch.eye(len(c), dtype=torch.bool)]\nown = (x * c[i]).sum(1)\n"
+        "return torch.stack([own[i == j].mean() for j in range(len(c))]).mean(), p[p > 0].mean()",
+        "mean over pictures, so large classes count more",
     ),
-    "0 on the diagonal": (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(0).topk(k).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean()",
+    "0 within the domain": (
+        "purity_across",
+        "x = F.normalize(features)\nc = x @ x.T\nc[domains[:, None] == domains] = 0\n"
+        "n = c.sort(dim=1, descending=True, stable=True).indices[:, :k]\n"
+        "return (labels[n] == labels[:, None]).float().mean(1)",
         "others can be below 0",
     ),
     "0 on the diagonal of the space": (
@@ -777,6 +829,18 @@ def test_neighbours_kept_is_what_a_loop_counts():
         on_map = sorted(others, key=lambda j: (points[i] - points[j]).norm().item())[:4]
         kept += len({*in_space} & {*on_map})
     assert EXERCISES["neighbours_kept"].right(features, points, 4) == pytest.approx(kept / 60)
+
+
+def test_purity_across_is_what_a_loop_counts():
+    generator = torch.Generator().manual_seed(0)
+    features, (labels, domains) = (
+        torch.randn(15, 4, generator=generator),
+        torch.randint(3, (2, 15), generator=generator),
+    )
+    for i, share in enumerate(EXERCISES["purity_across"].right(features, labels, domains, 4).tolist()):
+        others = [j for j in range(15) if domains[j] != domains[i]]
+        nearest = sorted(others, key=lambda j: -F.cosine_similarity(features[i], features[j], dim=0).item())[:4]
+        assert share == pytest.approx(sum(int(labels[j] == labels[i]) for j in nearest) / 4)
 
 
 # ---- the notebooks -----------------------------------------------------------------------------------------

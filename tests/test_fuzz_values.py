@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import LONGEST, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fuzz_images import LONGEST, fuzz
 
 from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
 from prosutils.checkpoints import config_from_dict, load_checkpoint, read_checkpoint, save_checkpoint

@@ -62,6 +62,7 @@ ORDER = (
     "show.overview",
     "show.results",
     "show.plots",
+    "show.maps",
     "show.widget_parts",
     "show.widgets",
     "show.dial",

@@ -135,7 +135,7 @@ def styled(function: Callable) -> Callable:
 def domain_colours(domains: Sequence[str]) -> dict[str, str]:
     """{domain: colour}, a known domain's the same in every figure; others take what is left."""
     taken = {DOMAIN_COLOURS[name] for name in domains if name in DOMAIN_COLOURS}
-    spare = [c for c in ["#EE3377", *dict.fromkeys(DOMAIN_COLOURS.values())] if c not in taken]
+    spare = [c for c in dict.fromkeys(["#EE3377", *DOMAIN_COLOURS.values()]) if c not in taken]
     others = [name for name in domains if name not in DOMAIN_COLOURS]
     if len(others) > len(spare):
         spare = seaborn.color_palette("husl", len(others)).as_hex()

@@ -159,7 +159,7 @@ def feature_maps(panels: Sequence[dict], columns: int | None = None):
     rows, side = -(-len(panels) // columns), min(5.2, WIDTH / columns)
     entries = max(len(set(np.asarray(panel["labels"]).tolist())) for panel in panels)
     legend_columns = 4 if side > 4 else 3
-    height = side + 0.55 + 0.15 * -(-entries // legend_columns)
+    height = side + 0.55 + 0.17 * -(-entries // legend_columns)
     figure = NotebookFigure(figsize=(side * columns, height * rows), layout="constrained")
     for i, panel in enumerate(panels):
         ax = figure.add_subplot(rows, columns, i + 1)
@@ -170,7 +170,7 @@ def feature_maps(panels: Sequence[dict], columns: int | None = None):
             ncols=legend_columns,
             columnspacing=0.8,
             handletextpad=0.1,
-            fontsize=6.5,
+            fontsize=8,
             scatterpoints=1,
             scatteryoffsets=[0.55],
         )
@@ -206,7 +206,7 @@ def draw_map(
     ax.spines[:].set(visible=True, color=FAINT)
     ax.margins(0.08)
     ax.set_title(title or "", pad=18 if number else 6)
-    ax.text(0, 1.015, number or "", transform=ax.transAxes, fontsize=7.5, va="bottom")
+    ax.text(0, 1.015, number or "", transform=ax.transAxes, fontsize=8, va="bottom")
     if images is not None:
         load = images if callable(images) else images.__getitem__
         for i in spread(points, 0.085 if side > 4 else 0.11):
@@ -267,7 +267,7 @@ def unit_map(units: torch.Tensor, names: Sequence[str], labels: Sequence[str] | 
     )
     ax.margins(0.08)
     if labels is not None:
-        ax.legend(loc="best", fontsize=7)
+        ax.legend(loc="best", fontsize=8)
     write_names(figure, ax, points, names)
     return figure
 
@@ -283,7 +283,7 @@ def write_names(figure: Figure, ax: Axes, points: np.ndarray, names: Sequence[st
                 point,
                 (dx, dy),
                 textcoords="offset points",
-                fontsize=6.5,
+                fontsize=8,
                 ha="left" if dx > 0 else "right" if dx else "center",
                 va="bottom" if dy > 0 else "top" if dy else "center",
             )
