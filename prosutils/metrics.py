@@ -114,9 +114,9 @@ def class_bootstrap(
     sums = torch.zeros(len(counts), dtype=torch.double).index_add(0, codes, values)  # [C]
     drawn = torch.randint(len(counts), (draws, len(counts)), generator=torch.Generator().manual_seed(seed))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)  # [draws]
-    ends = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double))
+    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)).tolist()
     beyond = min((means <= 0).sum(), (means >= 0).sum())
-    return Interval(float(values.mean()), *ends.tolist(), min(1.0, max(1, 2 * int(beyond)) / draws))
+    return Interval(float(values.mean()), low, high, min(1.0, max(1, 2 * int(beyond)) / draws))
 
 
 def count_labels(labels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

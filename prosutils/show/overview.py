@@ -35,7 +35,7 @@ def task_picture(data: ImageDomains, split: Split, seen: Sequence[str], unseen: 
     seen, unseen: classes to show of either kind; query: which of `unseen` is drawn as the query.
     """
     sources = [name for name in split.train_domains if name != split.gallery_domain]
-    domains, gap = [split.gallery_domain, *sources, split.unseen_domain], 0.7
+    domains, gap = [split.gallery_domain, *sources, str(split.unseen_domain)], 0.7
     left, top, colours = 1.75, 1.25, domain_colours(data.domains)
     xs = [left + i + gap * (i >= len(seen)) for i in range(len(seen) + len(unseen))]
     ys = [top + i + gap * (i == len(domains) - 1) for i in range(len(domains))]
