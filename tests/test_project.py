@@ -33,6 +33,7 @@ ORDER = (
     "domains",
     "splits",
     "published",
+    "processes",
     "backbone",
     "prompts",
     "simulator",
