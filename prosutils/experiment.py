@@ -120,8 +120,8 @@ class Experiment:
         folder = processes.on_main(self.same_folder, method, model)
         finished = folder / "model.pt"
         with processes.only_one(folder):
-            for path in processes.on_main(finished_runs, finished, method, model, shipped):
-                return self.load(path), stored_history(path)
+            if kept := processes.on_main(finished_run, finished, method, model, shipped):
+                return self.load(kept), stored_history(kept)
             processes.on_main(refuse_unwritable, finished)
             table = train(model, self.split, folder, resume, progress, shared, log)
             processes.on_main(save_checkpoint, model, finished, dict(history=table.to_dict("records")))
@@ -157,11 +157,11 @@ class Experiment:
 RUN_FILES = ("model.pt", "checkpoint.pt")
 
 
-def finished_runs(finished: Path, method: str, model: TunedCLIP, shipped: bool):
-    """Paths of models that the same run has left, each with its history: its own, and the one that is shipped."""
+def finished_run(finished: Path, method: str, model: TunedCLIP, shipped: bool):
+    """Path of a model, with its history, that the same run has left or, if wanted, that is shipped; None if there is none."""
     there = [finished] if finished.exists() and same_run(finished, model) else []
     packed = shipped_model(method, model) if shipped else None
-    return [path for path in filter(None, [*there, packed]) if stored_history(path) is not None]
+    return next((path for path in filter(None, [*there, packed]) if stored_history(path) is not None), None)
 
 
 def stored_history(path: Path):

@@ -208,7 +208,8 @@ def clear_errors(setting: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The GPU's memory is not enough ({str(error).split('. ')[0]}): lower {setting}, or share the batch among "
-            "more GPUs (accelerate launch), which changes no result. If an epoch has ended, --resume continues after it."
+            "more GPUs (accelerate launch), which changes no result. With the same settings, --resume continues after the "
+            "last epoch."
         ) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
@@ -233,7 +234,9 @@ def one_voice(command: str) -> Iterator[None]:
             f"`prosutils {command}` runs in one process: start it without a launcher (`ablate --jobs` starts processes of its "
             f"own). Several processes can share: {', '.join(SHARED)}."
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(LOST))  # sent to all when one of them has failed
+    name = f"Process {rank() + 1} of {count()}"
+    # sent to all processes when one of them has failed
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{name}: {LOST}"))
     with contextlib.ExitStack() as stack:
         if not is_main():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
@@ -245,7 +248,9 @@ def one_voice(command: str) -> Iterator[None]:
             if not (isinstance(error, UserError) or is_lost(error)):
                 raise
             message = str(error) if isinstance(error, UserError) else LOST
-            raise UserError(f"Process {rank() + 1} of {count()}: {message}") from error
+            raise UserError(f"{name}: {message}") from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def is_lost(error: RuntimeError) -> bool:
