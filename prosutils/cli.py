@@ -233,6 +233,7 @@ def embed(
     checkpoint: Checkpoint = None,
     preset: Preset = "mini",
     out: Path = ARTIFACTS / "features.npz",
+    device: Device = None,
     imports: Imports = (),
 ) -> None:
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
@@ -244,7 +245,7 @@ def embed(
     from .processes import is_main
 
     refuse_unwritable(out)
-    model = searching_model(checkpoint, preset, imports).to(find_device())
+    model = searching_model(checkpoint, preset, imports).to(find_device(device))
     images = searched_data(data, model.config)
     features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
     table = images.table()

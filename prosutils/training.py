@@ -385,16 +385,16 @@ def has_bfloat16(device: torch.device):
 
 
 def fast_type(device: torch.device):
-    """The type of a training's activations: bfloat16 on an Nvidia GPU that has it, float16 on an older one (a T4).
+    """The short type that a training computes in: bfloat16 on an Nvidia GPU that has it, float16 on an older one (a T4).
 
-    Everywhere else float32, as in the released code, so that a run gives the same numbers on every processor.
+    None, which is float32 as in the released code, everywhere else: a run gives the same numbers on every processor.
     """
     if device.type != "cuda":
-        return torch.float32
+        return None
     return torch.bfloat16 if has_bfloat16(device) else torch.float16
 
 
 def fast_precision(device: torch.device):
     """Autocast to `fast_type`. In float16 gradients have to be scaled, or small ones become 0 (torch.amp.GradScaler)."""
     kind = fast_type(device)
-    return torch.autocast(device.type, kind, enabled=kind != torch.float32)
+    return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)

@@ -29,7 +29,8 @@ def work(folder, artifacts):
     cli.main(["train", "--data", str(folder), "--artifacts", str(artifacts), "--resume", *FLAGS])
     (checkpoint,) = artifacts.glob("runs/*pros*/model.pt")
     cli.main(
-        ["embed", "--data", str(folder), "--checkpoint", str(checkpoint), "--out", str(artifacts / "features.npz")]
+        ["embed", "--data", str(folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
+        + ["--out", str(artifacts / "features.npz")]
     )
     run = prepare(load_preset("mini-near", **SETTINGS), folder, UNSEEN, artifacts, "cpu", progress=False)
     model, history = run.fit("depro", progress=False)

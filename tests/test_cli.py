@@ -170,7 +170,7 @@ def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
 
 def test_resume_with_other_settings_says_what_differs(toy_folder, tmp_path, capsys, monkeypatch):
     train = ["train", "--data", str(toy_folder), "--artifacts", str(tmp_path), *SPLIT, *SHORT]
-    monkeypatch.setattr("prosutils.experiment.write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr("prosutils.experiment.save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert "--resume" in refusal(capsys, *train)  # interrupted before the run was finished
     monkeypatch.undo()
     assert "stage2.epochs: 1 there, 2 here" in refusal(capsys, *train, "--stage2.epochs", "2", "--resume")
