@@ -1,8 +1,9 @@
-"""Draws the README's figures anew: python figures/draw.py [banner] [pros] [sheet] [far_sheet] [dial] [results]
+"""Draws the README's figures anew: python figures/draw.py [banner] [pros] [sheet] [far_sheet] [dial] [strengths] [results]
 
 banner.png: a chalk drawing and what it retrieves before and after training (by the ProS of `make tutorial`, or the one
 that ships). pros.png: the method. pictonet_sheet.png, pictonet_far_sheet.png: the two tiers of the benchmark.
-pictonet_dial.png: the far tier from weak to strong. results_baselines.png: the runs of results_baselines.csv.
+pictonet_dial.png: the far tier from weak to strong. dial_curves.png: what becomes of every method meanwhile (dial.csv).
+results_baselines.png: the runs of results_baselines.csv.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from prosutils.evaluation import embed_rows
 from prosutils.experiment import prepare
 from prosutils.metrics import query_metrics
 from prosutils.show import plots
+from prosutils.show.strengths import strength_curves
 
 HERE = Path(__file__).parent
 
@@ -83,12 +85,27 @@ def dial(artifacts):
     pictonet.dial_sheet().save(HERE / "pictonet_dial.png", optimize=True)
 
 
+def strengths(artifacts):
+    """mAP of every method against the strength of chalk, with a drawing of a bank at each strength."""
+    data = prepare(load_preset("mini"), artifacts=artifacts, progress=False).data
+    figure = strength_curves(pd.read_csv(HERE / "dial.csv"), data, int(data.rows(["chalk"], ["bank"])[0]))
+    plots.save(figure, HERE / "dial_curves.png")
+
+
 def results(artifacts):
     """Every run of the table of baselines."""
     plots.save(plots.results_dots(pd.read_csv(HERE / "results_baselines.csv")), HERE / "results_baselines.png")
 
 
-FIGURES = {"banner": banner, "pros": pros, "sheet": sheet, "far_sheet": far_sheet, "dial": dial, "results": results}
+FIGURES = {
+    "banner": banner,
+    "pros": pros,
+    "sheet": sheet,
+    "far_sheet": far_sheet,
+    "dial": dial,
+    "strengths": strengths,
+    "results": results,
+}
 
 
 def main():

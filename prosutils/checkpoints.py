@@ -137,7 +137,10 @@ def checked_identity(about: object, path: str | Path):
     missing = [name for name in ("method", "classes", "domains", "config") if name not in about]
     if missing:
         raise UserError(other_version(path, f"it lacks {', '.join(missing)}"))
-    if about["method"] not in METHODS:
+    for name in ("classes", "domains"):
+        if not (isinstance(about[name], list | tuple) and all(isinstance(x, str) for x in about[name])):
+            raise UserError(other_version(path, f"its {name} are no list of names"))
+    if not isinstance(about["method"], str) or about["method"] not in METHODS:
         raise UserError(
             f"{path} holds the method {about['method']!r}, which is unknown here: it was made by another version of "
             "prosutils, or is a method of your own, and the file that registers it has to be imported first (command "

@@ -38,7 +38,7 @@ Imports = Annotated[
     UseAppendAction[tuple[Path, ...]],
     arg(name="import", metavar="FILE", help="a Python file that registers methods of your own"),
 ]
-Preset = Annotated[str, arg(help=f"backbone and data: {', '.join(PRESETS)}")]
+Preset = Annotated[str, arg(help=f"backbone and data: {', '.join(PRESETS)}; clip (real CLIP, for photographs) is pacs")]
 DataFolder = Annotated[
     Path | None,
     arg(metavar="FOLDER", help="a domain/class/image folder", help_behavior_hint="(default: PictoNet)"),
@@ -158,8 +158,8 @@ def describe(run: "Experiment") -> str:
         ]
     if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
         lines.append(
-            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset pacs "
-            "takes real CLIP."
+            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset clip "
+            "(pacs) takes real CLIP."
         )
     return "\n".join(lines)
 

@@ -40,7 +40,7 @@ def check_text(owner: object, name: str, may_be_none: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Switches:
-    """Where the released code departs from the paper or from good practice; notebook 04, section 12, shows each.
+    """Where the released code departs from the paper or from good practice; notebook 05 shows each on data.
 
     "paper" is this project's default. "released" repeats what the authors' code does, to compare published numbers.
     """
@@ -105,11 +105,20 @@ class Stage:
         set_real(self, "decay_epochs", above_zero=True, infinite=True)
 
 
+#: Other names of presets. clip: real CLIP, to search one's own photographs with; PACS is what the preset trains on.
+ALIASES = {"clip": "pacs"}
+
+
+def preset_name(name: str) -> str:
+    """The preset that a name or an alias means; any other value as it is."""
+    return ALIASES.get(name, name) if isinstance(name, str) else name
+
+
 @dataclass(frozen=True)
 class Config:
     """One run. Defaults are the released hyper-parameters [released code: options_pros.py, reproduce_runs.sh]."""
 
-    preset: str  # which of PRESETS the values come from
+    preset: str  # which of PRESETS the values come from; its alias will do: clip (real CLIP, for photographs) is pacs
     dataset: str  # "pictonet" (shipped drawings), a published benchmark, or any "folder"
     backbone: str  # "mini", or a model of open_clip
     pretrained: str | None  # weights of the backbone; None: mini-CLIP's own, or random ones
@@ -133,6 +142,7 @@ class Config:
     switches: Switches = field(default_factory=Switches)
 
     def __post_init__(self):
+        object.__setattr__(self, "preset", preset_name(self.preset))
         if str(self.unseen_domain).lower() == "none":  # as commands and tables write it
             object.__setattr__(self, "unseen_domain", None)
         for name, kind in (("stage1", Stage), ("stage2", Stage), ("switches", Switches)):
@@ -226,13 +236,14 @@ PRESETS = {
 
 
 def load_preset(name: str, **overrides: Any) -> Config:
-    """The preset `name` with fields replaced: load_preset("mini", seed=1, stage2=dict(epochs=3)).
+    """The preset `name`, or the one that an alias means ("clip": "pacs"), with fields replaced:
+    load_preset("mini", seed=1, stage2=dict(epochs=3)).
 
     A dict replaces fields of a nested part. Raises UserError for an unknown preset or field, listing the known ones.
     """
-    if name not in PRESETS:
-        raise UserError(f"Unknown preset {name!r}. Known: {', '.join(PRESETS)}.")
-    return override(PRESETS[name], overrides)
+    if preset_name(name) not in PRESETS:
+        raise UserError(f"Unknown preset {name!r}. Known: {', '.join([*PRESETS, *ALIASES])}.")
+    return override(PRESETS[preset_name(name)], overrides)
 
 
 def override(config: Any, overrides: dict, within: str = ""):

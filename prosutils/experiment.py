@@ -166,8 +166,9 @@ def finished_run(finished: Path, method: str, model: TunedCLIP, shipped: bool):
 
 def stored_history(path: Path):
     """The history, a DataFrame, of a finished model; None where nothing tells it. Version 0.1 kept it beside the file."""
-    if training := read_checkpoint(path)["training"]:
-        return pd.DataFrame(training["history"])
+    rows = (read_checkpoint(path)["training"] or {}).get("history")
+    if rows is not None:
+        return pd.DataFrame(rows)
     beside = path.with_name("history.csv")
     return pd.read_csv(beside) if beside.exists() else None
 

@@ -4,6 +4,7 @@ Shapes: Q queries, G gallery images, D feature width.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -75,6 +76,47 @@ def query_metrics(
         blocks.append(_block_metrics(hit, relevant[rows], len(gallery), ks, ap_norm, all_rules))
         start += len(index)
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+
+
+class Interval(NamedTuple):
+    """The mean of something measured, an interval around it, and how often another sample would turn its sign."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def class_bootstrap(
+    values: torch.Tensor, labels: torch.Tensor, draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """The mean of `values` [Q] with a bootstrap interval that draws whole classes, with repetition.
+
+    labels: [Q], the class of every query. Queries of a class succeed and fail together, so classes are what one draws:
+    C of the C classes, each with all its queries, `draws` times; the mean of each draw is over its queries. The
+    interval holds the middle `level` of these means. p is twice the share of the means that lie beyond zero, at least
+    1 / draws. For two methods give their differences on the same queries: the interval is then a paired one.
+    Raises UserError for values that are not finite or not one for each label, for a single class, and for a level or a
+    number of draws that make no interval.
+    """
+    values = torch.as_tensor(values).detach().double().cpu()
+    labels = torch.as_tensor(labels).cpu()
+    if values.ndim != 1 or values.shape != labels.shape or not values.isfinite().all():
+        raise UserError(
+            f"The bootstrap takes finite values [Q] with a label each, not {list(values.shape)} and {list(labels.shape)}."
+        )
+    if not 0 < level < 1 or draws < 1:
+        raise UserError(f"The level lies between 0 and 1 and there is at least one draw, not {level} and {draws}.")
+    counts = labels.unique(return_counts=True)[1]  # [C]
+    if len(counts) < 2:
+        raise UserError("All queries are of one class: there is nothing to draw.")
+    codes = labels.unique(return_inverse=True)[1]
+    sums = torch.zeros(len(counts), dtype=torch.double).index_add(0, codes, values)  # [C]
+    drawn = torch.randint(len(counts), (draws, len(counts)), generator=torch.Generator().manual_seed(seed))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)  # [draws]
+    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.double)).tolist()
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    return Interval(float(values.mean()), low, high, min(1.0, max(1, 2 * int(beyond)) / draws))
 
 
 def count_labels(labels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

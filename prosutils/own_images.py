@@ -24,6 +24,8 @@ FEW = 3
 LARGEST = 100 * 2**20
 #: The domains of `stand_in`, by those of PictoNet.
 STAND_IN = {"emoji": "stickers", "outline": "icons", "sketch": "pencil", "solid": "stencils"}
+#: The class that `sketch_search` draws while nobody has drawn anything: the stand-in has it.
+EXAMPLE = "umbrella"
 
 
 # --- A labelled folder --------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def stand_in(folder: str | Path, classes: int = 60, each: int = 6):
     """
     folder = Path(folder)
     chosen = sorted({record["class"] for record in pictonet.manifest()})
-    chosen = chosen[:: len(chosen) // classes][:classes]
+    chosen = sorted({EXAMPLE, *chosen[:: len(chosen) // classes][: classes - 1]})
     with only_one(folder):
         if folder.exists():
             return folder

@@ -239,9 +239,10 @@ def replace_folder(folder: Path, size: int, progress: bool, jobs: int, tier: str
     check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed: we hold the lock
+        own = f".pictonet-{folder.name}-"
+        for left in folder.parent.glob(f"{own}*"):  # by a process that was killed: we hold the lock
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
+        with tempfile.TemporaryDirectory(prefix=own, dir=folder.parent) as work:
             draw_all(Path(work) / "new", size, progress, jobs, tier, strength)
             if folder.exists():
                 os.replace(folder, Path(work) / "old")
@@ -284,6 +285,9 @@ def draw_all(
 ) -> None:
     """Every drawing as domain/class/<set>_<icon>.png, and the stamp."""
     parts = [manifest()[start : start + 100] for start in range(0, len(manifest()), 100)]
+    names = dict(zip(PICTONET_DOMAINS, tier_domains(tier), strict=True))
+    for domain, name in {(record["domain"], record["class"]) for record in manifest()}:
+        (folder / names[domain] / name).mkdir(parents=True, exist_ok=True)
     draw = functools.partial(draw_some, folder, size, tier, strength)
     with contextlib.ExitStack() as stack:
         run: Callable = map
@@ -299,11 +303,11 @@ def draw_all(
 
 
 def draw_some(folder: Path, size: int, tier: str, strength: float | None, records: Sequence[dict]) -> int:
-    """Some records as files; returns their number."""
+    """Some records as files in folders that are there; returns their number. Where this process was killed, those that
+    it had begun find their folders removed, and end."""
     names = dict(zip(PICTONET_DOMAINS, tier_domains(tier)))
     for record in records:
         path = folder / names[record["domain"]] / record["class"] / f"{record['set']}_{record['icon']}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         load_drawing(record, size, tier, strength).save(path, compress_level=1)  # a cache: packed fast, not small
     return len(records)
 

@@ -51,8 +51,10 @@ GRID = Columns(
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """A DataFrame as CSV, whole or not at all. Raises UserError where it cannot be written."""
-    with written_whole(path) as part:
-        table.to_csv(part, index=False)
+    text = table.select_dtypes(exclude="number").astype(str)
+    returns = any(column.str.contains("\r", regex=False).any() for _, column in text.items())
+    with written_whole(path) as part:  # a carriage return in a name is put in quotes only where lines end with one
+        table.to_csv(part, index=False, lineterminator="\r\n" if returns else "\n")
 
 
 def read_table(path: str | Path, columns: Columns) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 exercises."""
 
 import json
+import os
 import random
 import re
 from collections import namedtuple
@@ -9,10 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
 
 from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
+
+#: Examples of each property that Hypothesis draws; 0: some.
+EXAMPLES = int(os.environ.get("PROSUTILS_FUZZ", "0"))
+#: Seconds that one example may take: more is a hang. Generous, for machines that do other work as well.
+LONGEST = 20
+fuzz = settings(
+    max_examples=EXAMPLES or 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not EXAMPLES
+)
 
 #: The notebooks with exercises.
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0[1-6]_*.ipynb"))

@@ -214,6 +214,18 @@ def test_every_setting_is_a_flag_with_the_presets_value(monkeypatch):
         load_preset("maxi")
 
 
+def test_a_preset_has_an_alias_for_photographs(capsys):
+    assert load_preset("clip", seed=3) == load_preset("pacs", seed=3) and load_preset("clip").preset == "pacs"
+    assert override(load_preset("mini"), dict(preset="clip")).preset == "pacs"  # as `--preset clip` sets it
+    assert "tuberlin, clip." in refusal(capsys, "search", "--words", "a", "--preset", "clop")
+    for command in ("index", "search", "train"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert "clip (real CLIP" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| `pacs`, alias `clip` |" in readme and "--preset clip" in readme
+
+
 def test_help_lists_the_commands_without_waiting_for_pytorch():
     code = (
         "import sys, prosutils.cli as cli\ntry: cli.main(['train', '--help'])\n"

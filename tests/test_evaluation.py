@@ -352,6 +352,40 @@ def test_wrong_options(options, message):
 # ---- embedding and protocols -------------------------------------------------------------------------------
 
 
+def test_bootstrap_over_classes():
+    labels = torch.tensor([0] * 10 + [1] * 2 + [2] * 4)
+    values = torch.tensor([1.0] * 10 + [-1.0] * 2 + [0.5] * 4)
+    found = metrics.class_bootstrap(values, labels, draws=5000)
+    assert found.mean == pytest.approx(float(values.mean())) and found.low == -1 and found.high == 1
+    counts, sums = np.array([10, 2, 4]), np.array([10.0, -2.0, 2.0])
+    drawn = np.random.default_rng(0).integers(3, size=(200_000, 3))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    assert found.p == pytest.approx(2 * (means <= 0).mean(), abs=0.03)
+    # names of classes do not matter, nor the order of queries; the same seed gives the same interval
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    assert metrics.class_bootstrap(values[order], 7 - labels[order] * 3, draws=50).mean == pytest.approx(found.mean)
+    assert metrics.class_bootstrap(values, labels, draws=5000) == found
+    wider, narrower = (metrics.class_bootstrap(torch.randn(300), torch.arange(300) // 30, level=x) for x in (0.99, 0.5))
+    assert wider.high - wider.low > narrower.high - narrower.low
+    assert metrics.class_bootstrap(torch.ones(6), torch.arange(6), draws=1000).p == 1 / 1000  # no draw reaches zero
+    assert metrics.class_bootstrap(torch.zeros(6), torch.arange(6)).p == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(labels=torch.zeros(4)), "one class"),
+        (dict(labels=torch.arange(3)), "label each"),
+        (dict(values=torch.tensor([0.0, float("nan"), 1, 2])), "finite"),
+        (dict(level=1.0), "level"),
+        (dict(draws=0), "draw"),
+    ],
+)
+def test_bootstrap_refuses_what_it_cannot_draw(change, message):
+    with pytest.raises(UserError, match=message):
+        metrics.class_bootstrap(**dict(values=torch.arange(4.0), labels=torch.arange(4)) | change)
+
+
 def test_embed_takes_tensors_datasets_and_pil_images(toy, toy_model):
     rows = toy.rows(["emoji"], ["gem", "house"])
     dataset = Images(toy, rows, model_transform(toy_model))

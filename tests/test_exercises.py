@@ -11,33 +11,60 @@ import torch.nn.functional as F
 from conftest import NOTEBOOKS, notebook_exercises
 from IPython.core.interactiveshell import InteractiveShell
 
-from prosutils import load_clip
+from prosutils import load_clip, metrics
 from prosutils.domains import BalancedSampler, ImageDomains
 from prosutils.files import UserError
+from prosutils.parts import partners
 from prosutils.simulator import PromptSimulator
 from prosutils.teaching import exercises
 from prosutils.teaching.tasks import EXERCISES
+from prosutils.teaching.tasks_03_simulator import is_control, next_of_domain
 
 IN_NOTEBOOKS = [(path, found) for path in NOTEBOOKS for found in notebook_exercises(path)]
 
+#: Begins an answer to `write_prompts`: x is the simulator's output at every position.
+WRITTEN = (
+    "x = before(torch.cat([templates.expand(len(units), -1, -1), units, patches], 1))\n"
+    "for block in blocks:\n    x = block(x)\n"
+)
 #: Exercise, a wrong answer (its body), words that the learner reads.
 WRONG = [
     (
         "query_rows",
-        "return ((domain_index == held_out) | torch.isin(class_index, unseen)).nonzero().flatten()",
-        "OR of an",
+        "out, new = domain_index == held_out, torch.isin(class_index, unseen)\n"
+        "source = ~out & (domain_index != gallery)\n"
+        "mask = {'UCDR': out & new, 'UcCDR': source & new, 'UdCDR': out & ~new}[protocol]\n"
+        "return mask.nonzero().flatten()",
+        "what is not unseen for seen",
     ),
-    ("query_rows", "return torch.where(domain_index == held_out)[0]", "queries of UdCDR"),
-    ("query_rows", "return torch.where(torch.isin(class_index, unseen))[0]", "whatever its domain"),
-    ("query_rows", "return torch.where((domain_index != held_out) & torch.isin(class_index, unseen))[0]", "is UcCDR"),
-    ("query_rows", "return (domain_index == held_out) * torch.isin(class_index, unseen)", "mask with True or False"),
-    ("query_rows", "return ((domain_index == held_out) & torch.isin(class_index, unseen)).nonzero()", "column"),
-    ("keep_out", "return order[:int(len(order) * fraction)]", "rounded the kept-out part down, so a class"),
-    ("keep_out", "k = int(len(order) * fraction)\nreturn order[:k] if k else order[:1]", "took at least one"),
-    ("keep_out", "return order[:int(0.5 + len(order) * fraction)]", "nearest number"),
-    ("keep_out", "return order[-int((1 - fraction) * len(order)):]", "part that trains"),
-    ("keep_out", "return order[int((1 - fraction) * len(order)):]", "from the end"),
-    ("keep_out", "return order.sort()[0][:len(order) - int((1 - fraction) * len(order))]", "sorted"),
+    (
+        "query_rows",
+        "out, old = domain_index == held_out, torch.isin(class_index, seen)\n"
+        "source = ~out & (domain_index != gallery)\n"
+        "mask = {'UCDR': out & ~old, 'UcCDR': source & ~old, 'UdCDR': out & old}[protocol]\n"
+        "return mask.nonzero().flatten()",
+        "what is not seen for unseen",
+    ),
+    (
+        "query_rows",
+        "out = domain_index == held_out\n"
+        "classes = seen if protocol == 'UdCDR' else unseen\n"
+        "return torch.where((out if protocol != 'UcCDR' else ~out) & torch.isin(class_index, classes))[0]",
+        "would find itself",
+    ),
+    (
+        "query_rows",
+        "return torch.where((domain_index == held_out) & torch.isin(class_index, unseen))[0]",
+        "whatever the protocol",
+    ),
+    (
+        "query_rows",
+        "out = domain_index == held_out\n"
+        "source = ~out & (domain_index != gallery)\n"
+        "classes = seen if protocol == 'UcCDR' else unseen\n"
+        "return torch.where((source if protocol == 'UdCDR' else out) & torch.isin(class_index, classes))[0]",
+        "The small letter",
+    ),
     ("balanced_batch", "return order[:len(set(domain_index.tolist())) * per_domain]", "plain shuffle"),
     (
         "balanced_batch",
@@ -62,6 +89,25 @@ WRONG = [
         "return torch.stack([order[domain_index[order] == i][:per_domain]\n"
         "                    for i in sorted(set(domain_index.tolist()))])",
         "one line for each domain",
+    ),
+    (
+        "own_drawing_first",
+        "c = F.normalize(features) @ F.normalize(drawings).T\n"
+        "return (c < c.gather(1, own[:, None])).sum().item() / len(own) / (len(drawings) - 1)",
+        "with all other drawings",
+    ),
+    (
+        "own_drawing_first",
+        "c = F.normalize(features) @ F.normalize(drawings).T\nsame = labels[own][:, None] == labels\n"
+        "return (((c < c.gather(1, own[:, None])) & same).sum(1) / same.sum(1)).mean()",
+        "among its rivals",
+    ),
+    (
+        "own_drawing_first",
+        "c = F.normalize(features) @ F.normalize(drawings).T\nsame = labels[own][:, None] == labels\n"
+        "wins = ((c < c.gather(1, own[:, None])) & same).sum(1)\n"
+        "return (wins / (same.sum(1) - 1).clamp(min=1)).mean()",
+        "without a rival",
     ),
     (
         "stage1_sequence",
@@ -169,48 +215,37 @@ WRONG = [
         "u[range(len(u)), domain_index] = 0\nu[range(len(u)), class_index] = 0\nreturn u",
         "used row y",
     ),
+    ("write_prompts", WRITTEN + "return after(x[:, :2]) @ project", "for each template: read"),
+    ("write_prompts", WRITTEN + "return after(x[:, -len(templates):]) @ project", "last positions"),
+    ("write_prompts", WRITTEN + "return after(x[:, 1:len(templates) + 1]) @ project", "as if there were a class token"),
+    ("write_prompts", WRITTEN + "return after(x) @ project", "all tokens"),
+    ("write_prompts", WRITTEN + "return x[:, :len(templates)] @ project", "last layer norm is missing"),
+    ("write_prompts", WRITTEN + "return after(x[:, :len(templates)])", "matrix is missing"),
+    ("write_prompts", WRITTEN + "return after(x[:, :len(templates)] @ project)", "before the last layer norm"),
+    ("write_prompts", WRITTEN + "return F.linear(after(x[:, :len(templates)]), project)", "transposed"),
     (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\n"
-        "return torch.cat([t, units + positions[0], patches + positions[1:]], 1)",
-        "units got positional",
+        "write_prompts",
+        WRITTEN.replace("before(", "(") + "return after(x[:, :len(templates)]) @ project",
+        "first layer norm is missing",
     ),
     (
-        "simulator_input",
-        "return torch.cat([templates.repeat(len(units), 1, 1), units, patches], 1)",
-        "Theirs is `positions[1:]`",
+        "write_prompts",
+        WRITTEN.replace("x = block(x)", "y = block(x)") + "return after(y[:, :len(templates)]) @ project",
+        "Only your last block counts",
+    ),
+    ("another_picture", "return torch.arange(len(domain_index))", "its own partner"),
+    ("another_picture", "return torch.arange(len(domain_index)).roll(-1)", "two things at once"),
+    (
+        "another_picture",
+        "return torch.stack([(domain_index == d).nonzero()[0, 0] for d in domain_index])",
+        "lends its prompts to all",
     ),
     (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\n"
-        "return torch.cat([t, units, patches + positions[:patches.shape[1]]], 1)",
-        "shifted",
+        "another_picture",
+        "out = torch.empty_like(domain_index)\nfor d in set(domain_index.tolist()):\n"
+        "    n = int((domain_index == d).sum())\n    out[domain_index == d] = torch.arange(n).roll(-1)\nreturn out",
+        "places within a domain",
     ),
-    (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\nreturn torch.cat([units, patches + positions[1:], t], 1)",
-        "come last",
-    ),
-    (
-        "simulator_input",
-        "t = templates.repeat(len(units), 1, 1)\nreturn torch.cat([t, patches + positions[1:], units], 1)",
-        "before the units",
-    ),
-    ("read_out", "return norm(tokens)[:, -2:] @ project", "last two positions"),
-    ("read_out", "return norm(tokens)[:, 1:3] @ project", "no class token"),
-    ("read_out", "return tokens[:, :2] @ project", "norm is missing"),
-    ("read_out", "return norm(tokens[:, :2])", "matrix is missing"),
-    ("read_out", "return norm(tokens @ project)[:, :2]", "before the layer norm"),
-    ("read_out", "return F.linear(norm(tokens[:, :2]), project)", "transposed"),
-    ("rank_by_cosine", "return (query @ gallery.T).topk(k, 1).indices", "plain product"),
-    (
-        "rank_by_cosine",
-        "return (F.normalize(query) @ F.normalize(gallery).T).argsort(1)[:, :k]",
-        "begins with the worst",
-    ),
-    ("rank_by_cosine", "return torch.cdist(query, gallery).argsort(1)[:, :k]", "distance"),
-    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[0]", "return the cosines"),
-    ("rank_by_cosine", "return (F.normalize(query) @ F.normalize(gallery).T).topk(k, 1)[1].T", "lies on its side"),
     (
         "average_precision",
         "hits = hits[:k]\nranks = torch.where(hits)[0] + 1\n"
@@ -235,43 +270,152 @@ WRONG = [
         "return p[hits[:k]].sum() / hits.sum().clamp(max=k)",
         "should score 0",
     ),
-    ("bootstrap_interval", "return np.percentile((ours - theirs)[drawn], [2.5, 97.5])", "single differences"),
-    ("bootstrap_interval", "return np.quantile((theirs - ours)[drawn].mean(1), [0.025, 0.975])", "wrong way round"),
+    (
+        "precision_at_recall",
+        "p = hits.cumsum(0) / torch.arange(1, len(hits) + 1)\nr = hits.cumsum(0) / hits.sum()\n"
+        "return torch.stack([p[r >= level - 1e-6][0] for level in levels])",
+        "A later rank may be better",
+    ),
+    (
+        "precision_at_recall",
+        "p = hits.cumsum(0) / torch.arange(1, len(hits) + 1)\nr = hits.cumsum(0) / hits.sum()\n"
+        "return torch.stack([p[r >= level - 1e-6].mean() for level in levels])",
+        "wanted is the largest",
+    ),
+    (
+        "precision_at_recall",
+        "p = hits.cumsum(0) / torch.arange(1, len(hits) + 1)\nr = hits.cumsum(0) / hits.sum()\n"
+        "return torch.stack([p[r >= level - 1e-6][-1] for level in levels])",
+        "You took the last rank",
+    ),
+    ("chance_level", "return relevant / size", "chance level of Prec@k"),
+    (
+        "chance_level",
+        "n = min(k, relevant)\nreturn relevant / size / n * sum(1 / r for r in range(1, min(k, size) + 1))",
+        "forget the hits above it",
+    ),
+    (
+        "chance_level",
+        "p = relevant / size\nreturn p * sum((1 + (r - 1) * p) / r for r in range(1, min(k, size) + 1)) / min(k, relevant)",
+        "for independent draws",
+    ),
+    (
+        "chance_level",
+        "p, others = relevant / size, (relevant - 1) / (size - 1)\n"
+        "return p * sum((1 + (r - 1) * others) / r for r in range(1, k + 1)) / min(k, relevant)",
+        "fewer pictures than k",
+    ),
+    ("bootstrap_interval", "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5])", "as queries"),
     (
         "bootstrap_interval",
-        "a, b = (np.quantile(x[drawn].mean(1), [0.025, 0.975]) for x in (ours, theirs))\nreturn a - b",
-        "Pair first",
-    ),
-    ("bootstrap_interval", "return np.quantile((ours - theirs)[drawn].mean(1), [0.05, 0.95])", "90 %"),
-    (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).topk(k).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean().item()",
-        "counts itself",
+        "m = np.array([(ours - theirs)[labels == c].mean() for c in range(labels.max() + 1)])\n"
+        "return np.percentile(m[drawn].mean(1), [2.5, 97.5])",
+        "mean of the classes' means",
     ),
     (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).topk(k + 1).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean().item()",
-        "k + 1 pictures",
+        "bootstrap_interval",
+        "d, n = np.bincount(labels, theirs - ours)[drawn].sum(1), np.bincount(labels)[drawn].sum(1)\n"
+        "return np.percentile(d / n, [2.5, 97.5])",
+        "wrong way round",
     ),
     (
-        "nearest_purity",
-        "c = features @ features.T\nc.fill_diagonal_(-1e9)\n"
-        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean().item()",
+        "bootstrap_interval",
+        "d, n = np.bincount(labels, ours - theirs)[drawn].sum(1), np.bincount(labels)[drawn].sum(1)\n"
+        "return np.percentile(d / n, [5, 95])",
+        "90 %",
+    ),
+    (
+        "bootstrap_interval",
+        "return np.percentile(np.bincount(labels, ours - theirs)[drawn].sum(1) / len(ours), [2.5, 97.5])",
+        "number of queries in the data",
+    ),
+    ("holm", "return np.minimum(1, len(p) * p)", "Bonferroni"),
+    (
+        "holm",
+        "order = np.argsort(p)\nout = np.empty(len(p))\n"
+        "out[order] = np.minimum(1, p[order] * np.arange(len(p), 0, -1))\nreturn out",
+        "running maximum",
+    ),
+    ("holm", "return np.minimum(1, np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1)))", "are sorted"),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = features\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p[p > 0].mean()",
+        "as they come",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "c = F.normalize(c)\np = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p[p > 0].mean()",
+        "A centre is the mean as it is",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p.mean()",
+        "Only the positive ones",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), p.relu().mean()",
+        "Leave them out",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return p[p > 0].mean(), (x * c[i]).sum(1).mean()",
+        "other order",
+    ),
+    (
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\n"
+        "x = F.normalize(features)\nc = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "q = c @ c.T\np = c @ c.T\np = p[~torch.eye(len(c), dtype=torch.bool)]\n"
+        "return (x * c[i]).sum(1).mean(), q[q > 0].mean()",
+        "with itself",
+    ),
+    (
+        "purity_across",
+        "x = F.normalize(features)\nc = (x @ x.T).fill_diagonal_(-9)\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean(1)",
+        "k nearest of all pictures. Those",
+    ),
+    (
+        "purity_across",
+        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
+        "other = domains[n] != domains[:, None]\n"
+        "return ((labels[n] == labels[:, None]) & other).sum(1) / other.sum(1).clamp(min=1)",
+        "dropped those",
+    ),
+    (
+        "purity_across",
+        "c = features @ features.T\nc[domains[:, None] == domains] = -1e9\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean(1)",
         "plain product",
     ),
     (
-        "nearest_purity",
-        "c = torch.cdist(features, features)\nc.fill_diagonal_(1e9)\n"
-        "n = c.topk(k, largest=False).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean().item()",
-        "distance",
+        "purity_across",
+        "c = torch.cdist(features, features)\nc[domains[:, None] == domains] = 1e9\n"
+        "return (labels[c.topk(k, largest=False).indices] == labels[:, None]).float().mean(1)",
+        "distance between the features",
     ),
-    ("purity_by_chance", "return 1 / len(set(labels.tolist()))", "divided 1 by"),
-    ("purity_by_chance", "return (torch.bincount(labels) / len(labels)).square().sum()", "among its own neighbours"),
-    ("purity_by_chance", "return torch.bincount(labels).max() / len(labels)", "largest group"),
-    ("purity_by_chance", "n = torch.bincount(labels)\nreturn ((n[labels] - 1) / len(labels)).mean()", "not below"),
+    (
+        "purity_across",
+        "x = F.normalize(features)\nc = x @ x.T\nc[domains[:, None] == domains] = -9\n"
+        "return (labels[c.topk(k).indices] == labels[:, None]).float().mean()",
+        "one share for each picture",
+    ),
     (
         "neighbours_kept",
         "x = F.normalize(features)\na = (x @ x.T).topk(k).indices\n"
@@ -329,7 +473,7 @@ BROKEN = {
     "no function": ("own_units", "x = 1", "defines no function `own_units`: keep its first line"),
     "no function but a value": ("own_units", "own_units = 3", "is an int, not a function"),
     "function deleted": ("own_units", "del own_units", "is a NoneType, not a function"),
-    "other arguments": ("read_out", "def read_out(tokens):\n    return tokens", "cannot be called"),
+    "other arguments": ("write_prompts", "def write_prompts(tokens):\n    return tokens", "cannot be called"),
     "exception": (
         "stage1_sequence",
         "def stage1_sequence(class_token, positions, prompts, patches):\n"
@@ -337,8 +481,8 @@ BROKEN = {
         "Line 4 stops with a RuntimeError: `return x + positions`",
     ),
     "no return": (
-        "read_out",
-        "def read_out(tokens, norm, project):\n    norm(tokens[:, :2]) @ project",
+        "write_prompts",
+        "def write_prompts(templates, units, patches, before, blocks, after, project):\n    templates @ project",
         "returns nothing",
     ),
     "wrong type": (
@@ -353,21 +497,24 @@ BROKEN = {
         "returns a str. Wanted is a single number",
     ),
     "wrong shape": (
-        "rank_by_cosine",
-        "def rank_by_cosine(query, gallery, k):\n    return torch.zeros(4, 7)",
-        "has the shape [4, 7]; for these inputs it should be [4, 5]: [Q, k]",
+        "precision_at_recall",
+        "def precision_at_recall(hits, levels):\n    return torch.zeros(4, 7)",
+        "has the shape [4, 7]; for these inputs it should be [11]: [L], one precision for each level",
     ),
     "wrong kind of number": (
         "query_rows",
-        "def query_rows(domain_index, class_index, held_out, unseen):\n"
-        "    wanted = (domain_index == held_out) & torch.isin(class_index, unseen)\n"
+        "def query_rows(domain_index, class_index, protocol, held_out, gallery, seen, unseen):\n"
+        "    out, source = domain_index == held_out, (domain_index != held_out) & (domain_index != gallery)\n"
+        "    classes = seen if protocol == 'UdCDR' else unseen\n"
+        "    wanted = (source if protocol == 'UcCDR' else out) & torch.isin(class_index, classes)\n"
         "    return torch.where(wanted)[0].float()",
         "torch.float32; they should be torch.int64",
     ),
     "NaN": (
-        "read_out",
-        "def read_out(tokens, norm, project):\n    return norm(tokens[:, :2]) @ project / 0 * 0",
-        "48 of 48 numbers of your result are NaN. Is 0 divided by 0",
+        "reverse_mask",
+        "def reverse_mask(domain_units, class_units, domain_index, class_index):\n"
+        "    return torch.cat([domain_units, class_units]).repeat(len(domain_index), 1, 1) / 0 * 0",
+        "200 of 200 numbers of your result are NaN. Is 0 divided by 0",
     ),
     "change in place": (
         "reverse_mask",
@@ -376,8 +523,9 @@ BROKEN = {
         "changes its input `class_units`",
     ),
     "other numbers": (
-        "read_out",
-        "def read_out(tokens, norm, project):\n    return 2 * norm(tokens[:, :2]) @ project",
+        "write_prompts",
+        "def write_prompts(templates, units, patches, before, blocks, after, project):\n"
+        + textwrap.indent(WRITTEN + "return 2 * after(x[:, :len(templates)]) @ project", "    "),
         "all numbers are 2 times what they should be",
     ),
 }
@@ -429,17 +577,17 @@ def test_broken_answer_is_explained_without_traceback(submit, name, cell, words)
 
 def test_an_endless_loop_is_ended_and_named(submit, monkeypatch):
     monkeypatch.setattr(exercises, "SECONDS", 1)
-    told, namespace = submit("read_out", written("read_out", "while True:\n    pass"))
+    told, namespace = submit("write_prompts", written("write_prompts", "while True:\n    pass"))
     assert "Line 3 stops with a TimeoutError" in told or "Line 4 stops with a TimeoutError" in told
     assert "did not end within 1 seconds. Does the loop ever reach its end?" in told
-    assert namespace["read_out"] is EXERCISES["read_out"].right
+    assert namespace["write_prompts"] is EXERCISES["write_prompts"].right
 
 
 @pytest.mark.parametrize("body", ["...", '"What it returns."\n...', "pass", "return ...", "raise NotImplementedError"])
 def test_empty_answer_is_not_solved(submit, body):
-    told, namespace = submit("read_out", written("read_out", body))
+    told, namespace = submit("write_prompts", written("write_prompts", body))
     assert told == exercises.NOT_SOLVED
-    assert namespace["read_out"] is EXERCISES["read_out"].right
+    assert namespace["write_prompts"] is EXERCISES["write_prompts"].right
 
 
 def test_corner_that_fails_beside_a_mistake_does_not_hide_it(submit):
@@ -469,9 +617,9 @@ def test_unknown_exercise_names_the_known(submit):
 
 
 def test_check_returns_the_function_to_go_on_with(capsys):
-    right, answer = EXERCISES["read_out"].right, lambda tokens, norm, project: norm(tokens)[:, :2] @ project
-    assert exercises.check("read_out", answer) is answer
-    assert exercises.check("read_out", lambda tokens, norm, project: tokens[:, :2]) is right
+    right, answer = EXERCISES["another_picture"].right, lambda domain_index: next_of_domain(domain_index, step=-1)
+    assert exercises.check("another_picture", answer) is answer
+    assert exercises.check("another_picture", lambda domain_index: domain_index) is right
     out = capsys.readouterr().out
     assert out.startswith("Right. ") and "Not yet. " in out
 
@@ -490,23 +638,24 @@ ONCE_RIGHT = {
         "y = class_units * (1 - F.one_hot(class_index))[..., None]\nreturn torch.cat([d, y], 1)",
         "stops with a RuntimeError",
     ),
-    "one too many": ("keep_out", "return order[:int(fraction * len(order)) + 1]", "one picture more than the share"),
     "three of each": (
         "balanced_batch",
         "return torch.cat([order[domain_index[order] == i][:3] for i in domain_index.unique()])",
         "three pictures of each domain",
     ),
     "mean over classes": (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(-9).topk(k).indices\n"
-        "hit = (labels[n] == labels[:, None]).float().mean(1)\n"
-        "return sum(hit[labels == c].mean() for c in labels.unique()) / len(labels.unique())",
-        "mean over the labels",
+        "intra_inter",
+        "i = labels.unique(return_inverse=True)[1]\nx = F.normalize(features)\n"
+        "c = torch.stack([x[i == j].mean(0) for j in range(i.max() + 1)])\n"
+        "p = (c @ c.T)[~torch.eye(len(c), dtype=torch.bool)]\nown = (x * c[i]).sum(1)\n"
+        "return torch.stack([own[i == j].mean() for j in range(len(c))]).mean(), p[p > 0].mean()",
+        "mean over pictures, so large classes count more",
     ),
-    "0 on the diagonal": (
-        "nearest_purity",
-        "x = F.normalize(features)\nn = (x @ x.T).fill_diagonal_(0).topk(k).indices\n"
-        "return (labels[n] == labels[:, None]).float().mean()",
+    "0 within the domain": (
+        "purity_across",
+        "x = F.normalize(features)\nc = x @ x.T\nc[domains[:, None] == domains] = 0\n"
+        "n = c.sort(dim=1, descending=True, stable=True).indices[:, :k]\n"
+        "return (labels[n] == labels[:, None]).float().mean(1)",
         "others can be below 0",
     ),
     "0 on the diagonal of the space": (
@@ -534,9 +683,9 @@ ONCE_RIGHT = {
         "the gradient of `features` is not",
     ),
     "nothing trains": (
-        "read_out",
-        "with torch.no_grad():\n    return norm(tokens[:, :2]) @ project",
-        "no gradient reaches `tokens`",
+        "write_prompts",
+        WRITTEN + "with torch.no_grad():\n    return after(x[:, :len(templates)]) @ project",
+        "no gradient reaches `templates`",
     ),
 }
 
@@ -551,14 +700,18 @@ def test_an_answer_that_only_looks_right_is_not(submit, name, body, words):
 @pytest.mark.parametrize(
     "body",
     [
-        "m = np.sort((ours - theirs)[drawn].mean(1))\nreturn m[int(0.025 * len(m))], m[int(0.975 * len(m))]",
-        "m = np.sort((ours - theirs)[drawn].mean(1))\nreturn m[int(0.025 * len(m)) - 1], m[int(0.975 * len(m)) - 1]",
-        "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5], method='lower')",
-        "return np.percentile((ours - theirs)[drawn].mean(1), [2.5, 97.5], method='higher')",
+        "return np.sort(m)[int(0.025 * len(m))], np.sort(m)[int(0.975 * len(m))]",
+        "return np.sort(m)[int(0.025 * len(m)) - 1], np.sort(m)[int(0.975 * len(m)) - 1]",
+        "return np.percentile(m, [2.5, 97.5], method='lower')",
+        "return np.percentile(m, [2.5, 97.5], method='higher')",
     ],
 )
 def test_any_rule_for_percentiles_is_right(submit, body):
-    assert submit("bootstrap_interval", written("bootstrap_interval", body))[0].startswith("Right. ")
+    means = (
+        "sums, counts = np.bincount(labels, ours - theirs), np.bincount(labels)\n"
+        "m = sums[drawn].sum(1) / counts[drawn].sum(1)\n"
+    )
+    assert submit("bootstrap_interval", written("bootstrap_interval", means + body))[0].startswith("Right. ")
 
 
 #: Body of an answer to `reverse_mask`, words that name what is wrong with its numbers.
@@ -614,20 +767,24 @@ def test_sequence_of_stage_1_is_the_packages():
     torch.testing.assert_close(built, entered)
 
 
-def test_input_and_read_out_of_the_simulator_are_the_packages():
-    simulator, images, units = PromptSimulator(16, 8, 64, 32), torch.randn(2, 3, 16, 16), torch.randn(2, 7, 64)
-    body = simulator.body
-    entered = inputs_of(body.ln_pre, lambda: simulator(images, units))
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_prompts_that_are_written_are_the_packages(prompts):
+    simulator = PromptSimulator(16, 8, 64, 32, layers=2, prompts=prompts)
+    images, units, patches = torch.randn(2, 3, 16, 16), torch.randn(2, 7, 64), torch.randn(2, 4, 64)
     templates = torch.cat([simulator.domain_template, simulator.semantic_template])
-    patches = body.conv1(images).flatten(2).transpose(1, 2)
-    built = EXERCISES["simulator_input"].right(templates, units, patches, body.positional_embedding)
-    torch.testing.assert_close(built, entered)
+    body = simulator.body
+    written = EXERCISES["write_prompts"].right(
+        templates, units, patches, body.ln_pre, body.transformer.resblocks, body.ln_post, simulator.project
+    )
+    torch.testing.assert_close(written, simulator(images, units, patches), atol=1e-5, rtol=1e-4)
 
-    tokens = body.ln_pre(built)
-    for block in body.transformer.resblocks:
-        tokens = block(tokens)
-    prompts = EXERCISES["read_out"].right(tokens, body.ln_post, simulator.project)
-    torch.testing.assert_close(prompts, simulator(images, units), atol=1e-5, rtol=1e-4)
+
+def test_another_picture_is_any_pairing_within_the_domains():
+    domain_index = torch.randint(3, (30,), generator=torch.Generator().manual_seed(0))
+    for seed in (0, 1):
+        assert is_control(partners(domain_index, same_domain=True, seed=seed), domain_index)
+    assert not is_control(partners(domain_index, same_domain=False, seed=0), domain_index)
+    assert not is_control(torch.arange(30), domain_index)
 
 
 def test_balanced_batch_is_the_packages():
@@ -640,6 +797,29 @@ def test_balanced_batch_is_the_packages():
     assert EXERCISES["balanced_batch"].right(domain_index, order, 4).tolist() == first
 
 
+def test_chance_level_is_what_random_orders_give():
+    generator = torch.Generator().manual_seed(0)
+    for relevant, size, k in ((6, 40, 20), (30, 50, 10), (1, 15, 200)):
+        hits = torch.stack([torch.randperm(size, generator=generator) < relevant for _ in range(4000)])
+        measured = metrics._block_metrics(hits, hits.sum(1), size, (k,), "relevant")[f"AP@{k}"].mean()
+        assert EXERCISES["chance_level"].right(relevant, size, k) == pytest.approx(float(measured), rel=0.05)
+
+
+def test_precision_at_recall_is_never_below_the_curve():
+    hits = torch.tensor([True, False, True, True, False, False])
+    right = EXERCISES["precision_at_recall"].right(hits, torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]))
+    torch.testing.assert_close(right, torch.tensor([1, 1, 3 / 4, 3 / 4]))
+
+
+def test_bootstrap_interval_is_the_packages():
+    labels = torch.randint(9, (80,), generator=torch.Generator().manual_seed(0))
+    values = torch.randn(80, generator=torch.Generator().manual_seed(1)) + labels
+    found = metrics.class_bootstrap(values, labels)
+    drawn = np.random.default_rng(0).integers(9, size=(10_000, 9))
+    low, high = EXERCISES["bootstrap_interval"].right(values.numpy(), np.zeros(80), labels.numpy(), drawn)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1)
+
+
 def test_neighbours_kept_is_what_a_loop_counts():
     features, points = torch.randn(15, 4, generator=torch.Generator().manual_seed(0)), torch.randn(15, 2)
     kept = 0
@@ -649,6 +829,18 @@ def test_neighbours_kept_is_what_a_loop_counts():
         on_map = sorted(others, key=lambda j: (points[i] - points[j]).norm().item())[:4]
         kept += len({*in_space} & {*on_map})
     assert EXERCISES["neighbours_kept"].right(features, points, 4) == pytest.approx(kept / 60)
+
+
+def test_purity_across_is_what_a_loop_counts():
+    generator = torch.Generator().manual_seed(0)
+    features, (labels, domains) = (
+        torch.randn(15, 4, generator=generator),
+        torch.randint(3, (2, 15), generator=generator),
+    )
+    for i, share in enumerate(EXERCISES["purity_across"].right(features, labels, domains, 4).tolist()):
+        others = [j for j in range(15) if domains[j] != domains[i]]
+        nearest = sorted(others, key=lambda j: -F.cosine_similarity(features[i], features[j], dim=0).item())[:4]
+        assert share == pytest.approx(sum(int(labels[j] == labels[i]) for j in nearest) / 4)
 
 
 # ---- the notebooks -----------------------------------------------------------------------------------------

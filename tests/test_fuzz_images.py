@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from conftest import LONGEST, fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -27,12 +28,6 @@ from prosutils.names import code_points, file_name, look_alikes, parse_names, re
 from prosutils.own_images import advice, save_uploads
 from prosutils.show.pictures import drawable, short, thumbnail
 
-EXAMPLES = int(os.environ.get("PROSUTILS_FUZZ", "0"))
-#: Seconds that one example may take: more is a hang. Generous, for machines that do other work as well.
-LONGEST = 20
-fuzz = settings(
-    max_examples=EXAMPLES or 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not EXAMPLES
-)
 TRANSFORM = eval_transform(16, (0.5,) * 3, (0.5,) * 3)
 
 

@@ -36,7 +36,7 @@ def test_a_saved_notebook_holds_pictures_of_its_widgets(path):
     assert not any(execute.WIDGET in found for found in data) and "widgets" not in notebook.metadata
     shown = [found for found in data if "run this cell" in found.get("text/plain", "")]  # prosutils.show.widgets' own
     assert all("image/png" in found for found in shown)
-    assert shown or path.name[:2] in ("01", "06")
+    assert shown or path.name[:2] == "07"
 
 
 def test_execute_keeps_a_widget_as_its_picture(tmp_path):
@@ -88,21 +88,31 @@ def run_with(folder, settings, until=None):
     return "\n".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
 
 
-def test_notebook_07_takes_a_labelled_folder_of_photographs(toy_folder, tmp_path):
+def test_notebook_08_takes_a_labelled_folder_of_photographs(toy_folder, tmp_path):
     for path in toy_folder.rglob("*.png"):
         copy = tmp_path / "mine" / path.relative_to(toy_folder).with_suffix(".JPG")
         copy.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).save(copy, "JPEG")
-    told = run_with(tmp_path, 'LABELLED, HELD_OUT, UNSEEN = "mine", "pixel", ["gem", "ball"]')
+    told = run_with(tmp_path, 'LABELLED, HELD_OUT, UNSEEN = "mine", "pixel", ["gem", "ball"]', until="## 8.")
     assert "Searched in section 2: mine" in told and "stand-in" not in told
     assert "held out: pixel; gallery: emoji; unseen classes: ball, gem" in told
-    assert "Best for unseen classes of the held-out domain:" in told
+    assert "Best for unseen classes of the held-out domain:" in told and "95 % interval" in told
+    assert "'protocol': 'UcCDR', 'unseen_domain': None" in told  # section 7, with two of its domains
+    assert "Best for unseen classes:" in told
 
 
-def test_notebook_07_searches_a_folder_without_labels(toy_folder, tmp_path):
+def test_notebook_08_takes_a_folder_of_two_domains(toy_folder, tmp_path):
+    for domain in ("emoji", "sketch"):
+        shutil.copytree(toy_folder / domain, tmp_path / "mine" / domain)
+    told = run_with(tmp_path, 'LABELLED, UNSEEN = "mine", ["gem", "ball"]', until="## 7.")
+    assert "held out: no domain; gallery: emoji; unseen classes: ball, gem" in told
+    assert "There are 2 domains" in told and "Best for unseen classes:" in told and "2 classes" in told
+
+
+def test_notebook_08_searches_a_folder_without_labels(toy_folder, tmp_path):
     (tmp_path / "mine").mkdir()
     for number, path in enumerate(sorted(toy_folder.glob("emoji/*/*.png"))):
         shutil.copy(path, tmp_path / "mine" / f"{number}.png")
     told = run_with(tmp_path, 'PICTURES = "mine"', until="## 3.")
-    assert "Sections 3 to 6 use the stand-in." in told and f"{number + 1} pictures" in told
+    assert "Sections 3 to 7 use the stand-in." in told and f"{number + 1} pictures" in told
     assert re.search("Query: (.*)", told)[1].startswith("mine/")  # of the folder, not of the stand-in

@@ -328,6 +328,7 @@ def test_the_stand_in_has_what_real_folders_have(tmp_path):
     with pytest.warns(UserWarning, match="half_copied.png"):
         data = ImageDomains.from_folder(folder)
     assert data.domains == ("icons", "pencil", "stencils", "stickers") and len(data.classes) == 5
+    assert "umbrella" in data.classes  # which the notebook's pad draws where nobody does
     odd = {path.stem: load_image(path) for path in data.paths if path.stem in ("turned", "deep", "transparent")}
     plain = {"turned": "pencil", "deep": "icons", "transparent": "stencils"}
     for number, name in enumerate(("turned", "deep", "transparent")):

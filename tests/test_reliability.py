@@ -3,12 +3,28 @@
 The figures of RELIABILITY.md come from longer runs of the same scripts.
 """
 
+import contextlib
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+
+from prosutils import load_preset, pictonet
+from prosutils.backbone import MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini
+from prosutils.checkpoints import save_checkpoint
+from prosutils.files import UserError
+from prosutils.search import ImageIndex, signature
+from prosutils.show import plots
+from prosutils.splits import make_split
+from prosutils.tables import RESULTS, add_rows, write_table
+from prosutils.training import build_model
 
 HERE = Path(__file__).parent
 
@@ -18,3 +34,70 @@ def test_a_killed_command_run_again_leaves_what_it_would_have_left():
     words = [sys.executable, HERE / "kill_commands.py", "--kills", "5", "--seed", str(os.getpid())]
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "0 of 5 kills left something else" in done.stdout, done.stdout + done.stderr
+
+
+@contextlib.contextmanager
+def full_disk(most=1000):
+    """No file of this process can grow beyond `most` bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(scope="module")
+def model(toy):
+    torch.manual_seed(0)
+    clip = PromptableCLIP(build_mini(), MiniTokenizer(), MINI_MEAN, MINI_STD, "mini").requires_grad_(False).eval()
+    split = make_split(toy, unseen_domain="sketch", unseen_classes=["gem"], val_classes=["box"])
+    return build_model("heads", clip, split, load_preset("mini-near"))
+
+
+def large_table():
+    row = {name: "x" for name in RESULTS.text} | {name: 1.0 for name in RESULTS.real}
+    return pd.DataFrame([row | dict.fromkeys(RESULTS.whole, seed) for seed in range(60)])
+
+
+def figure():
+    history = dict(stage=[1, 2], epoch=[1, 1], loss=[1.0, 0.5], accuracy=[0.1, 0.2], images=[10, 20])
+    return plots.training_curves(pd.DataFrame(history | {"val_mAP@200": [np.nan, 0.3]}))
+
+
+#: What writes a file, given the model and a path.
+WRITERS = {
+    "checkpoint.pt": lambda model, path: save_checkpoint(model, path),
+    "table.csv": lambda model, path: write_table(large_table(), path),
+    "index.npz": lambda model, path: ImageIndex(
+        path.parent, np.array(["a.png"] * 9), torch.ones(9, 64), signature(model)
+    ).save(path),
+    "figure.png": lambda model, path: plots.save(figure(), path),
+    "drawings": lambda model, path: pictonet.lay_out(path, 64, progress=False),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("there", [False, True])
+def test_on_a_full_disk_nothing_is_lost_or_half_written(name, there, model, tmp_path):
+    path = tmp_path / name
+    if there and name != "drawings":
+        WRITERS[name](model, path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".lock"}
+    with full_disk(), pytest.raises(UserError, match=re.escape(name)):
+        WRITERS[name](model, path)
+    after = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".lock"}
+    assert after == before
+
+
+def test_rows_that_do_not_fit_on_the_disk_are_told(tmp_path, monkeypatch):
+    """Where no file can be written at all, the numbers are in the message."""
+    path = tmp_path / "results.csv"
+    add_rows(large_table().iloc[:2], path, RESULTS)
+    before = path.read_bytes()
+    with full_disk(len(before)), pytest.raises(UserError) as told:
+        add_rows(large_table(), path, RESULTS)
+    assert path.read_bytes() == before
+    assert str(told.value).count("\nx,x,x,x,x,x,x,") == 60

@@ -27,7 +27,7 @@ def split_map(splits: Sequence[Split]):
     """
     columns = min(2, len(splits))
     rows = -(-len(splits) // columns)
-    figure = NotebookFigure(figsize=(WIDTH, 2.3 * rows + 0.3), layout="constrained")
+    figure = NotebookFigure(figsize=(WIDTH, 2.5 * rows + 0.3), layout="constrained")
     figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
     for i, split in enumerate(splits):
         draw_split(figure.add_subplot(rows, columns, i + 1), split)
@@ -63,7 +63,7 @@ def draw_split(ax: Axes, split: Split):
                         count,
                         ha="center",
                         va="center",
-                        fontsize=7.5,
+                        fontsize=8,
                         color="white" if part in ("gallery", "queries") else INK,
                     )
                 x += share
@@ -125,11 +125,11 @@ def mask_matrix(
             look = (LEARNED if mine else MASKED) if kind == "own" else (ZERO if mine else KEPT)
             ax.add_patch(Rectangle((left + x + 0.07, top + y - 0.93), 0.86, 0.86, lw=0.7, **look))
     for x, name in zip(places, units):
-        ax.text(left + x + 0.5, top - 0.25, short(name), rotation=60, va="bottom", fontsize=7.5, rotation_mode="anchor")
+        ax.text(left + x + 0.5, top - 0.25, short(name), rotation=60, va="bottom", fontsize=8, rotation_mode="anchor")
     more = f", {len(classes) - len(shown)} more not drawn" if len(classes) > len(shown) else ""
     key = "orange: enters; white: masked" if kind == "own" else "grey: enters; hatched: set to zero"
     for x, text in ((0, "domain units"), (places[len(domains)], f"class units{more} ({key})")):
-        ax.text(left + x, top + len(rows) + 0.25, text, fontsize=7.5, color=GREY, va="top")
+        ax.text(left + x, top + len(rows) + 0.25, text, fontsize=8, color=GREY, va="top")
     return figure
 
 
@@ -182,8 +182,8 @@ def token_sequence(stage: int | str, heads: str = "paper"):
     figure, ax = board(WIDTH, 4.75)
     ax.set_ylim(0, 4.75)  # here y goes up, as the data does
     ax.text(0.3, 4.57, title, fontsize=11, fontweight="bold", va="center")
-    ax.text(RIGHT, 1.93, note, fontsize=7.5, va="top", linespacing=1.5)
-    ax.text(RIGHT, 0.72, sequence, fontsize=7.5, va="bottom", linespacing=1.5, color=GREY)
+    ax.text(RIGHT, 1.93, note, fontsize=8, va="top", linespacing=1.5)
+    ax.text(RIGHT, 0.72, sequence, fontsize=8, va="bottom", linespacing=1.5, color=GREY)
     legend(ax, stage)
 
     sample = drawing(*(query if stage == "test" else own))
@@ -289,14 +289,14 @@ def image_tower(ax: Axes, sample: Image.Image, stage: int | str, trained: bool):
             token(ax, x, UPPER, f"${kind}$", look=COMPUTED)
     patches(ax, sample, 1.20, UPPER, range(14, 28))
     flow(ax, (5.44, 2.0), (5.44, UPPER + 0.17), (4.83, UPPER + 0.17))
-    ax.text(5.13, UPPER + 0.23, "49 patches", ha="center", va="bottom", fontsize=7.5, color=GREY)
+    ax.text(5.13, UPPER + 0.23, "49 patches", ha="center", va="bottom", fontsize=8, color=GREY)
     box(ax, 0.30, 3.0, 4.5, 0.36, "image tower" + "   (dropout 0.5 on its input)" * (stage == 1))
     for x in (0.41, 0.71, 0.96, 2.82):
         flow(ax, (x, UPPER + 0.34), (x, 2.99))
     flow(ax, (0.41, 3.36), (0.41, 3.59))
     box(ax, 0.30, 3.6, 0.86, 0.26, "projection", trains=trained and stage == 2)
     flow(ax, (0.41, 3.86), (0.41, 4.11), (5.29, 4.11))
-    ax.text(0.5, 4.16, "image feature", fontsize=7.5, color=GREY, va="bottom")
+    ax.text(0.5, 4.16, "image feature", fontsize=8, color=GREY, va="bottom")
     goal = "cosine  →  ranks" if stage == "test" else "cosine / 0.07  →  cross-entropy"
     box(ax, 5.3, 3.94, 2.04, 0.34, goal)
 
@@ -325,7 +325,7 @@ def racks(ax: Axes, classes: Sequence[str], own: Sequence[str], kind: str):
                 rotation=45,
                 ha="right",
                 va="top",
-                fontsize=7.5,
+                fontsize=8,
                 rotation_mode="anchor",
                 **look,
             )
@@ -373,7 +373,7 @@ def text_tower(ax: Axes, name: str, trained: bool):
     flow(ax, (end, 3.36), (end, 3.59))
     box(ax, end - 0.74, 3.6, 0.86, 0.26, "projection", trains=trained)
     flow(ax, (end, 3.86), (end, 4.11), (7.35, 4.11))
-    ax.text(end - 0.09, 4.16, "text features", fontsize=7.5, color=GREY, va="bottom", ha="right")
+    ax.text(end - 0.09, 4.16, "text features", fontsize=8, color=GREY, va="bottom", ha="right")
 
 
 def gallery_side(ax: Axes, names: Sequence[str], query: str):
@@ -388,4 +388,4 @@ def gallery_side(ax: Axes, names: Sequence[str], query: str):
     end = RIGHT + 0.71 * len(names) - 0.09
     box(ax, RIGHT, 3.0, end - RIGHT, 0.36, "simulator, image tower, projection")
     flow(ax, (end - 0.31, 3.36), (end - 0.31, 4.11), (7.35, 4.11))
-    ax.text(end - 0.4, 4.16, "gallery features", fontsize=7.5, color=GREY, va="bottom", ha="right")
+    ax.text(end - 0.4, 4.16, "gallery features", fontsize=8, color=GREY, va="bottom", ha="right")

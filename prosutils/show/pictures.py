@@ -46,8 +46,8 @@ STYLE = {
     "axes.grid": False,
     "xtick.color": "#5B6875",
     "ytick.color": "#5B6875",
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "figure.dpi": 110,
     "figure.facecolor": "white",
     "xtick.major.width": 0.7,
@@ -55,7 +55,7 @@ STYLE = {
     "xtick.major.size": 3,
     "ytick.major.size": 3,
     "legend.frameon": False,
-    "legend.fontsize": 7.5,
+    "legend.fontsize": 8,
     "lines.linewidth": 1.6,
     "hatch.linewidth": 0.6,
 }
@@ -79,7 +79,14 @@ DOMAIN_COLOURS = {
     "pixel": "#009988",
     "painting": "#009988",
     "art_painting": "#009988",
+    "mosaic": "#009988",
+    "blueprint": "#0077BB",
+    "stamp": "#44546A",
+    "chalk": "#EE3377",
+    "cross_stitch": "#33BBEE",
 }
+
+OWN_COLOURS = list(dict.fromkeys(["#FFFFFF", INK, GREY, FAINT, HIT, MISS, FLAME, FROZEN, *DOMAIN_COLOURS.values()]))
 
 
 class NotebookFigure(Figure):
@@ -93,11 +100,20 @@ class NotebookFigure(Figure):
         super().savefig(*args, **kwargs)
 
     def png(self, dpi: int = 150) -> bytes:
-        """The figure as PNG bytes; a palette of 256 colours takes a third of the room in a notebook."""
+        """The figure as PNG bytes; a palette of 256 colours takes a third of the room in a notebook. The style's own
+        colours are in every palette, so that a domain looks the same in every figure."""
         buffer, small = io.BytesIO(), io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi)
+        own = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in OWN_COLOURS], np.uint8)
         with Image.open(buffer) as image:
-            image.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+            image = image.convert("RGB")
+            few, pixels = image.quantize(256 - len(own)), np.asarray(image)
+            places = np.asarray(few) + len(own)
+            for place, colour in enumerate(own):
+                places[(pixels == colour).all(-1)] = place
+            reduced = Image.fromarray(places.astype(np.uint8))
+            reduced.putpalette([*own.ravel().tolist(), *few.getpalette()])
+            reduced.save(small, "PNG", optimize=True)
         return small.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict]:
@@ -119,7 +135,7 @@ def styled(function: Callable) -> Callable:
 def domain_colours(domains: Sequence[str]) -> dict[str, str]:
     """{domain: colour}, a known domain's the same in every figure; others take what is left."""
     taken = {DOMAIN_COLOURS[name] for name in domains if name in DOMAIN_COLOURS}
-    spare = [c for c in ["#EE3377", *dict.fromkeys(DOMAIN_COLOURS.values())] if c not in taken]
+    spare = [c for c in dict.fromkeys(["#EE3377", *DOMAIN_COLOURS.values()]) if c not in taken]
     others = [name for name in domains if name not in DOMAIN_COLOURS]
     if len(others) > len(spare):
         spare = seaborn.color_palette("husl", len(others)).as_hex()
@@ -176,6 +192,12 @@ def short(name: str, length: int = 13):
     return plain(drawable(name if len(name) <= length else name[: length - 1] + "…"))
 
 
+def in_two_lines(name: str, length: int = 11):
+    """A class name below a picture: broken at a space where it is longer than `length`, cut where it still is."""
+    lines = textwrap.wrap(short(name, 2 * length + 1), length)
+    return "\n".join([*lines[:1], *(line + "…" * (len(lines) > 2) for line in lines[1:2])])
+
+
 def plain(text: str):
     """A text as matplotlib shows it as it is: two dollar signs would begin a formula."""
     return re.sub(r"(?<!\\)\$", r"\\$", text)
@@ -206,13 +228,16 @@ def drawable(text: str):
 def show_images(images: Sequence[Image.Image], titles: Sequence[str] | None = None, columns: int = 8):
     """PIL images in a grid, `titles` below them."""
     columns = min(columns, len(images))
-    rows, pitch = -(-len(images) // columns), 1.3 if titles else 1.06
-    figure, ax = board(columns * 1.06, rows * pitch, min(0.8, WIDTH / (columns * 1.06)))
+    unit = min(0.8, WIDTH / (columns * 1.06))
+    texts = [in_two_lines(str(title), max(8, int(13.5 * unit))) for title in titles or []]
+    lines = 1 + max(text.count("\n") for text in texts) if texts else 0
+    rows, pitch = -(-len(images) // columns), 1.06 + (0.06 + 0.13 * lines) / unit if lines else 1.06
+    figure, ax = board(columns * 1.06, rows * pitch, unit)
     for i, image in enumerate(images):
         x, y = i % columns * 1.06 + 0.03, i // columns * pitch + 0.03
         picture(ax, image, x, y)
         if titles:
-            ax.text(x + 0.5, y + 1.05, short(str(titles[i])), ha="center", va="top", fontsize=6.5)
+            ax.text(x + 0.5, y + 1.05, texts[i], ha="center", va="top", fontsize=8, linespacing=1.0)
     return figure
 
 
@@ -220,7 +245,7 @@ def show_images(images: Sequence[Image.Image], titles: Sequence[str] | None = No
 def contact_sheet(data: ImageDomains, classes: Sequence[str], domains: Sequence[str] | None = None, per_cell: int = 1):
     """Classes (columns) as every domain (rows, the gallery first) draws them; `per_cell` pictures each."""
     domains = domains or sorted(data.domains, key=lambda name: name not in GALLERY_DOMAINS)
-    left, top, colours = 1.5, 0.5, domain_colours(data.domains)
+    left, top, colours = 1.6, 0.6, domain_colours(data.domains)
     width, height = left + len(classes), top + len(domains) * per_cell
     figure, ax = board(width, height, min(0.72, WIDTH / width))
     for row, domain in enumerate(domains):
@@ -237,7 +262,7 @@ def contact_sheet(data: ImageDomains, classes: Sequence[str], domains: Sequence[
             for i, image in enumerate(data.rows([domain], [name])[:per_cell].tolist()):
                 picture(ax, data.load(image), left + column, top + row * per_cell + i, 0.94)
     for column, name in enumerate(classes):
-        ax.text(left + column + 0.47, top - 0.15, short(name), ha="center", va="bottom", fontsize=7)
+        ax.text(left + column + 0.47, top - 0.1, in_two_lines(name), ha="center", va="bottom", fontsize=8)
     return figure
 
 
@@ -256,9 +281,7 @@ def describe_query(data: ImageDomains, query: int):
     return data.load(int(query)), f"{short(name, 16)}\n{short(domain, 16)}", int(data.class_index[query])
 
 
-def query_card(
-    ax: Axes, shown: Image.Image, caption: str, x: float, y: float, size: float = 1.0, fontsize: float = 6.5
-):
+def query_card(ax: Axes, shown: Image.Image, caption: str, x: float, y: float, size: float = 1.0, fontsize: float = 8):
     """The query at the left of its ranks: a picture, or words in quotes, with a caption below."""
     if isinstance(shown, str):
         card(ax, x, y, size, INK, 1.4)
@@ -268,7 +291,7 @@ def query_card(
             plain(textwrap.fill(f"“{shown}”", 12)),
             ha="center",
             va="center",
-            fontsize=fontsize + 0.5,
+            fontsize=fontsize,
             style="italic",
         )
     else:
@@ -287,10 +310,11 @@ def strip(ax: Axes, data: ImageDomains, rows: torch.Tensor, class_index: torch.T
             ax.text(
                 left + 0.5,
                 y + 1.07,
-                short(data.classes[name]),
+                in_two_lines(data.classes[name]),
                 ha="center",
                 va="top",
-                fontsize=6.5,
+                fontsize=8,
+                linespacing=0.95,
                 color=MISS if known else INK,
             )
     return found.count(class_index)
@@ -310,7 +334,7 @@ def rank_strips(
     ranked: [q, k] rows of `data`, best first; scores: q average precisions for the row's end (default: hits);
     names: q captions instead of class and domain.
     """
-    k, left, pitch = len(ranked[0]), 1.65, 1.45
+    k, left, pitch = len(ranked[0]), 1.65, 1.5
     width = left + k * STEP + 1.0
     figure, ax = board(width, len(queries) * pitch + 0.05, min(0.72, WIDTH / width))
     for i, (query, rows) in enumerate(zip(queries, ranked, strict=True)):
@@ -321,7 +345,7 @@ def rank_strips(
         hits = strip(ax, data, rows, class_index, left, y)
         if scores is not None or class_index is not None:
             text = f"{hits} of {k}" if scores is None else f"AP {scores[i]:.2f}"
-            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
+            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=8)
     return figure
 
 
@@ -340,7 +364,7 @@ def compare_ranks(
     queries = np.atleast_1d(np.asarray(query)).tolist()
     ranked = {method: np.atleast_2d(np.asarray(rows)) for method, rows in ranked_by_method.items()}
     k = next(iter(ranked.values())).shape[1]
-    left, pitch, size = 3.2, 1.36, 1.45 if len(ranked) > 1 else 1.0
+    left, pitch, size = 3.2, 1.46, 1.45 if len(ranked) > 1 else 1.0
     block, width = pitch * len(ranked) + 0.3, left + k * STEP + 1.0
     figure, ax = board(width, len(queries) * block - 0.25, min(0.72, WIDTH / width))
     for i, row in enumerate(queries):
@@ -351,14 +375,14 @@ def compare_ranks(
             y = top + j * pitch
             hits = strip(ax, data, rows[i], class_index, left, y)
             text = f"{hits} of {k}" if scores_by_method is None else f"AP {scores_by_method[method][i]:.2f}"
-            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=7.5)
+            ax.text(left + k * STEP + 0.05, y + 0.5, text, va="center", fontsize=8)
             ax.text(
                 left - 0.2,
                 y + 0.5,
                 method.replace(" ", "\n", 1),
                 ha="right",
                 va="center",
-                fontsize=7.5,
+                fontsize=8,
                 **emphasis(method),
             )
     return figure

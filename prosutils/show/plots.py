@@ -81,7 +81,7 @@ def similarity_matrix(
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
     slope = 0.05 * max(len(short(name, 20)) for name in column_labels)  # inches the slanted words take
-    left, top, right = 1.7 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
+    left, top, right = 1.9 if row_labels else 0.8, 0.25 + slope + 0.3 * bool(title), slope
     unit = min(0.55, (WIDTH - left - right) / columns)
     width, height = left + columns * unit + right, top + rows * unit + 0.1
     figure = NotebookFigure(figsize=(width, height))
@@ -94,7 +94,7 @@ def similarity_matrix(
         linewidths=1.5,
         annot=unit > 0.38,
         fmt=".2f",
-        annot_kws=dict(fontsize=6.5),
+        annot_kws=dict(fontsize=8),
         linecolor="white",
         xticklabels=False,
         yticklabels=False,
@@ -106,9 +106,9 @@ def similarity_matrix(
         place.imshow(thumbnail(image))
         place.axis("off")
         if row_labels:
-            ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row]), ha="right", va="center", fontsize=7)
+            ax.text(-1 - 0.2 / unit, row + 0.5, short(row_labels[row], 16), ha="right", va="center", fontsize=8)
     for column, name in enumerate(column_labels):
-        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=7, rotation=45, va="bottom", rotation_mode="anchor")
+        ax.text(column + 0.5, -0.12, short(name, 20), fontsize=8, rotation=45, va="bottom", rotation_mode="anchor")
     figure.text(0.1 / width, 1 - 0.12 / height, title or "", fontsize=9, fontweight="bold", va="top")
     return figure
 
@@ -159,7 +159,7 @@ def feature_maps(panels: Sequence[dict], columns: int | None = None):
     rows, side = -(-len(panels) // columns), min(5.2, WIDTH / columns)
     entries = max(len(set(np.asarray(panel["labels"]).tolist())) for panel in panels)
     legend_columns = 4 if side > 4 else 3
-    height = side + 0.55 + 0.15 * -(-entries // legend_columns)
+    height = side + 0.55 + 0.17 * -(-entries // legend_columns)
     figure = NotebookFigure(figsize=(side * columns, height * rows), layout="constrained")
     for i, panel in enumerate(panels):
         ax = figure.add_subplot(rows, columns, i + 1)
@@ -170,7 +170,7 @@ def feature_maps(panels: Sequence[dict], columns: int | None = None):
             ncols=legend_columns,
             columnspacing=0.8,
             handletextpad=0.1,
-            fontsize=6.5,
+            fontsize=8,
             scatterpoints=1,
             scatteryoffsets=[0.55],
         )
@@ -206,7 +206,7 @@ def draw_map(
     ax.spines[:].set(visible=True, color=FAINT)
     ax.margins(0.08)
     ax.set_title(title or "", pad=18 if number else 6)
-    ax.text(0, 1.015, number or "", transform=ax.transAxes, fontsize=7.5, va="bottom")
+    ax.text(0, 1.015, number or "", transform=ax.transAxes, fontsize=8, va="bottom")
     if images is not None:
         load = images if callable(images) else images.__getitem__
         for i in spread(points, 0.085 if side > 4 else 0.11):
@@ -267,7 +267,7 @@ def unit_map(units: torch.Tensor, names: Sequence[str], labels: Sequence[str] | 
     )
     ax.margins(0.08)
     if labels is not None:
-        ax.legend(loc="best", fontsize=7)
+        ax.legend(loc="best", fontsize=8)
     write_names(figure, ax, points, names)
     return figure
 
@@ -283,7 +283,7 @@ def write_names(figure: Figure, ax: Axes, points: np.ndarray, names: Sequence[st
                 point,
                 (dx, dy),
                 textcoords="offset points",
-                fontsize=6.5,
+                fontsize=8,
                 ha="left" if dx > 0 else "right" if dx else "center",
                 va="bottom" if dy > 0 else "top" if dy else "center",
             )

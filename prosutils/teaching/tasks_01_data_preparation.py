@@ -2,74 +2,80 @@
 
 import torch
 
-from .. import splits
 from ..domains import ImageDomains
 from .tasks import exercise, shuffled
 
 
+def _queries(data: ImageDomains, protocol, held_out, gallery, seen, unseen):
+    """The queries of a protocol: rows of `data`, whose domains and classes are named by their numbers."""
+    sources = [domain for domain in data.domains if domain not in (held_out, gallery)]
+    asked = {"UCDR": ([held_out], unseen), "UcCDR": (sources, unseen), "UdCDR": ([held_out], seen)}
+    domains, classes = asked[protocol]
+    return data.rows(domains, classes.tolist())
+
+
+def _masks(domain_index, class_index, held_out, gallery, seen, unseen):
+    """Masks [n]: of the held-out domain, of a training domain but the gallery's, of seen, of unseen classes."""
+    out, source = domain_index == held_out, (domain_index != held_out) & (domain_index != gallery)
+    return out, source, torch.isin(class_index, seen), torch.isin(class_index, unseen)
+
+
+def _mistaken(choose):
+    """What somebody returns who takes choose(protocol, out, source, seen, unseen), a mask [n]."""
+
+    def rows(domain_index, class_index, protocol, *others):
+        return torch.nonzero(choose(protocol, *_masks(domain_index, class_index, *others))).squeeze(1)
+
+    return rows
+
+
+def _right_mask(protocol, out, source, seen, unseen):
+    return {"UCDR": out & unseen, "UcCDR": source & unseen, "UdCDR": out & seen}[protocol]
+
+
 @exercise(
     cases=lambda: [
-        (shuffled(1, 48) % 4, shuffled(2, 48) % 6, 2, torch.tensor([4, 1])),
-        (shuffled(3, 60) % 3, shuffled(4, 60) % 5, 0, torch.tensor([0, 2, 3])),
+        (shuffled(i, 90) % 5, shuffled(i + 9, 90) % 9, protocol, 2, 1, torch.tensor([0, 3, 5, 6]), torch.tensor([8, 1]))
+        for i, protocol in enumerate(("UCDR", "UcCDR", "UdCDR"))
     ],
     shape="[m], one row number for each query",
-    good_for="The same two conditions, with other domains and classes, give every protocol of this notebook.",
+    good_for="The three protocols are three blocks of one table of domains and classes.",
     mistakes={
-        "Your queries are of the held-out domain OR of an unseen class. UCDR asks for both at once: join the two "
-        "conditions by `&`.": lambda d, y, out, new: torch.nonzero((d == out) | torch.isin(y, new)).squeeze(1),
-        "You took every picture of the held-out domain. Those of seen classes are the queries of UdCDR; UCDR asks "
-        "for unseen classes only.": lambda d, y, out, new: torch.nonzero(d == out).squeeze(1),
-        "You took every picture of the unseen classes, whatever its domain. The query's domain must be the held-out "
-        "one.": lambda d, y, out, new: torch.nonzero(torch.isin(y, new)).squeeze(1),
-        "Your queries are of the held-out domain, but of the seen classes: that is UdCDR. Is there a `~` too many?": lambda d, y, out, new: (
-            torch.nonzero((d == out) & ~torch.isin(y, new)).squeeze(1)
+        "You take what is not unseen for seen. There is a third group, the validation classes, and they are in no test: "
+        "compare with `seen`.": _mistaken(
+            lambda p, out, source, seen, unseen: _right_mask(p, out, source, ~unseen, unseen)
         ),
-        "Your queries are of the unseen classes, but of the training domains: that is UcCDR. Compare with `==`.": lambda d, y, out, new: (
-            torch.nonzero((d != out) & torch.isin(y, new)).squeeze(1)
+        "You take what is not seen for unseen. There is a third group, the validation classes, and they are in no test: "
+        "compare with `unseen`.": _mistaken(
+            lambda p, out, source, seen, unseen: _right_mask(p, out, source, seen, ~seen)
+        ),
+        "Your UcCDR asks with pictures of the gallery's domain as well. A query would find itself: leave that domain "
+        "out.": _mistaken(
+            lambda p, out, source, seen, unseen: (
+                unseen & ~out if p == "UcCDR" else _right_mask(p, out, source, seen, unseen)
+            )
+        ),
+        "You join the two conditions by OR. A query has to fulfil both at once: `&`.": _mistaken(
+            lambda p, out, source, seen, unseen: {"UCDR": out | unseen, "UcCDR": source | unseen, "UdCDR": out | seen}[
+                p
+            ]
+        ),
+        "You return UCDR's queries whatever the protocol is.": _mistaken(
+            lambda p, out, source, seen, unseen: out & unseen
+        ),
+        "You have exchanged UcCDR and UdCDR. The small letter says what is new: c, the class; d, the domain.": _mistaken(
+            lambda p, *masks: _right_mask({"UcCDR": "UdCDR", "UdCDR": "UcCDR"}.get(p, p), *masks)
         ),
         "You return a mask with True or False for every picture. Wanted are the numbers of the rows that are True: "
-        "`torch.nonzero(mask).squeeze(1)`.": lambda d, y, out, new: (d == out) & torch.isin(y, new),
+        "`torch.nonzero(mask).squeeze(1)`.": lambda d, y, p, *others: _right_mask(p, *_masks(d, y, *others)),
         "Your rows are right but stand in a column, [m, 1]: that is how `torch.nonzero` gives them. Add "
-        "`.squeeze(1)`.": lambda d, y, out, new: torch.nonzero((d == out) & torch.isin(y, new)),
+        "`.squeeze(1)`.": lambda d, y, p, *others: torch.nonzero(_right_mask(p, *_masks(d, y, *others))),
     },
 )
-def query_rows(domain_index, class_index, held_out, unseen):
+def query_rows(domain_index, class_index, protocol, held_out, gallery, seen, unseen):
     names = [range(int(index.max()) + 1) for index in (domain_index, class_index)]
     data = ImageDomains(None, *map(tuple, names), [], domain_index, class_index, [])
-    return data.rows([held_out], unseen.tolist())
-
-
-@exercise(
-    cases=lambda: [
-        (100 + shuffled(seed, count), fraction)
-        for seed, (count, fraction) in enumerate([(6, 0.08), (13, 0.08), (41, 0.3), (9, 0.4), (50, 0.08), (10, 0.2)])
-    ],
-    shape="[k], one row number for each picture kept out",
-    good_for="Whatever is searched in the test has not been trained on, and no class is without such a picture.",
-    mistakes={
-        "You rounded the kept-out part down, so a class of six emoji keeps none out and cannot be found in the mixed "
-        "gallery. Round the training part down instead.": lambda order, share: order[: int(share * len(order))],
-        "You rounded the kept-out part down and then took at least one. It is the training part that is rounded "
-        "down: of 13 pictures `int(0.92 * 13)` = 11 train, so 2 are kept out.": lambda order, share: order[
-            : max(1, int(share * len(order)))
-        ],
-        "You rounded the kept-out part to the nearest number. The training part is rounded down, and what is left "
-        "is kept out.": lambda order, share: order[: round(share * len(order))],
-        "You kept out one picture more than the share, also where it comes out whole: of 50 pictures 8 % are 4, not 5.": (
-            lambda order, share: order[: int(share * len(order)) + 1]
-        ),
-        "You returned the part that trains. Wanted is the other one, which is kept out.": lambda order, share: order[
-            splits._kept(len(order), share) :
-        ],
-        "The number is right, but you took the rows from the end of the order. Those kept out come first.": lambda order, share: (
-            order[len(order) - splits._kept(len(order), share) :]
-        ),
-        "You sorted the rows before you cut, so always the first files are kept out. `order` is shuffled: leave it "
-        "so.": lambda order, share: order.sort().values[: splits._kept(len(order), share)],
-    },
-)
-def keep_out(order, fraction):
-    return order[: splits._kept(len(order), fraction)]
+    return _queries(data, protocol, held_out, gallery, seen, unseen)
 
 
 @exercise(
@@ -82,7 +88,7 @@ def keep_out(order, fraction):
         for sizes, per_domain in (({0: 12, 1: 5, 2: 4, 3: 9}, 3), ({0: 4, 2: 25, 3: 6}, 2))
     ],
     shape="[M * per_domain], the pictures of the first domain, then those of the second, and so on",
-    good_for="Every domain's unit gets the same number of lessons, however large the domain is.",
+    good_for="Every domain's unit gets the same number of updates, however large the domain is.",
     mistakes={
         "This is a plain shuffle: the first pictures of `order`, whatever their domain. Large domains fill such a "
         "batch. Take `per_domain` pictures of each domain.": lambda d, order, n: order[: n * len(d.unique())],

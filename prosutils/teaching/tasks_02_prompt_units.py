@@ -7,7 +7,76 @@ import torch.nn.functional as F
 
 from ..prompts import PromptUnits
 from ..tuned import TunedCLIP
-from .tasks import exercise, normal, unit_cases
+from .tasks import exercise, normal, shuffled, unit, unit_cases
+
+
+def rivals(features, drawings, own, labels):
+    """Cosines [B, n], the very drawing's [B, 1], and which drawings are others of its class, [B, n]."""
+    cosines = unit(features) @ unit(drawings).T
+    others = labels[None] == labels[own][:, None]
+    others[torch.arange(len(own)), own] = False
+    return cosines, cosines.gather(1, own[:, None]), others
+
+
+def share_beaten(beaten, others):
+    """Mean over the pictures that have a rival."""
+    has = others.any(1)
+    return float((beaten.sum(1)[has] / others.sum(1)[has]).mean())
+
+
+def plain_product(z, x, own, labels):
+    _, _, others = rivals(z, x, own, labels)
+    scores = z @ x.T
+    return share_beaten((scores < scores.gather(1, own[:, None])) & others, others)
+
+
+def all_rivals(z, x, own, labels):
+    cosines, mine, _ = rivals(z, x, own, labels)
+    return float(((cosines < mine).sum(1) / (len(x) - 1)).mean())
+
+
+def own_among_rivals(z, x, own, labels):
+    cosines, mine, others = rivals(z, x, own, labels)
+    return float((((cosines < mine) & others).sum(1) / (others.sum(1) + 1)).mean())
+
+
+def without_rival_is_zero(z, x, own, labels):
+    cosines, mine, others = rivals(z, x, own, labels)
+    return float((((cosines < mine) & others).sum(1) / others.sum(1).clamp(min=1)).mean())
+
+
+def nearest_of_class(z, x, own, labels):
+    cosines, mine, others = rivals(z, x, own, labels)
+    has = others.any(1)
+    return float((((cosines < mine) | ~others).all(1)[has]).float().mean())
+
+
+@exercise(
+    cases=lambda: [
+        (
+            *normal(seed, (12, 4), (24, 4)),
+            shuffled(seed, 24)[:12],
+            torch.tensor([0] * 9 + [1] * 7 + [2] * 5 + [3, 4, 5]),
+        )
+        for seed in (0, 1, 2)
+    ],
+    shape="a single number",
+    good_for="A unit that only says its class's name cannot raise this number: all rivals have the same name.",
+    mistakes={
+        "You took the plain product, so long features are near to everything. Normalise both sides first.": plain_product,
+        "You compare the very drawing with all other drawings. Of another class it differs by name: only rivals of its "
+        "own class separate looking from naming.": all_rivals,
+        "You counted the very drawing among its rivals, so it can never beat all of them.": own_among_rivals,
+        "A drawing without a rival counts as 0 in your mean. It says nothing either way: leave it out.": (
+            without_rival_is_zero
+        ),
+        "You count how often the very drawing is the nearest of its class. Wanted is the share of the rivals that it "
+        "beats, whose chance level is one half however many there are.": nearest_of_class,
+    },
+)
+def own_drawing_first(features, drawings, own, labels):
+    cosines, mine, others = rivals(features, drawings, own, labels)
+    return share_beaten((cosines < mine) & others, others)
 
 
 def sequence(class_token, prompts, patches):

@@ -65,43 +65,15 @@ def reverse_mask(domain_units, class_units, domain_index, class_index):
     return PromptUnits.others(SimpleNamespace(domain=domain_units, semantic=class_units), domain_index, class_index)
 
 
-def joined(templates, *parts):
-    """Templates [2, W] for each picture before the parts [B, ., W]."""
-    return torch.cat([templates.expand(len(parts[0]), -1, -1), *parts], 1)
+class Mixer(torch.nn.Module):
+    """Stands for a block: every token takes something of all others. Not linear, so that order matters."""
 
+    def __init__(self, seed, width):
+        super().__init__()
+        self.register_buffer("weight", normal(seed, (width, width))[0] / width**0.5)
 
-@exercise(
-    cases=lambda: [
-        normal(n, (2, 8), (batch, units, 8), (batch, n, 8), (n + 1, 8)) for n, batch, units in ((6, 3, 5), (9, 2, 4))
-    ],
-    shape="[B, 2 + M + S + N, W]: pictures, tokens, width",
-    good_for="In this sequence the templates can look at every unit and at every patch of the picture.",
-    trains=("templates", "units", "patches", "positions"),
-    mistakes={
-        "Your units got positional embeddings, all the same `positions[0]`. Only the patches have a place.": lambda t, units, x, pos: (
-            joined(t, units + pos[0], x + pos[1:])
-        ),
-        "Your templates got the positional embedding of row 0. That row is never used: only the patches have a "
-        "place.": lambda t, units, x, pos: joined(t + pos[0], units, x + pos[1:]),
-        "Your patches have no positional embedding. Theirs is `positions[1:]`.": lambda t, units, x, pos: joined(
-            t, units, x
-        ),
-        "Your patches are shifted by one place: row 0 of `positions` is not used, theirs is `positions[1:]`.": lambda t, units, x, pos: (
-            joined(t, units, x + pos[:-1])
-        ),
-        "Your templates come last. They come first: the prompts are read at positions 0 and 1.": lambda t, units, x, pos: (
-            joined(t, units, x + pos[1:]).roll(-2, 1)
-        ),
-        "Your patches stand before the units. The order is templates, units, patches.": lambda t, units, x, pos: joined(
-            t, x + pos[1:], units
-        ),
-        "The two templates are missing. At their positions the prompts come out.": lambda t, units, x, pos: torch.cat(
-            [units, x + pos[1:]], 1
-        ),
-    },
-)
-def simulator_input(templates, units, patches, positions):
-    return joined(templates, units, patches + positions[1:])
+    def forward(self, tokens):
+        return tokens + torch.tanh((tokens + tokens.mean(1, keepdim=True)) @ self.weight)
 
 
 def layer_norm(seed, width):
@@ -111,33 +83,107 @@ def layer_norm(seed, width):
     return norm.requires_grad_(False)
 
 
+def simulator_cases():
+    """Templates, units, patches, layer norm, blocks, layer norm, matrix; 4 or 2 templates."""
+    for n, count, batch, units in ((6, 4, 3, 5), (9, 2, 2, 4)):
+        tensors = normal(n, (count, 8), (batch, units, 8), (batch, n, 8), (8, 8))
+        blocks = [Mixer(n + 1, 8), Mixer(n + 2, 8)]
+        yield (*tensors[:3], layer_norm(n + 3, 8), blocks, layer_norm(n + 4, 8), tensors[3])
+
+
+def run(templates, units, patches, before, blocks, after, project, order=(0, 1, 2)):
+    """The simulator's output at every position [B, T, W], with its three parts in some order, before the read-out."""
+    parts = [templates.expand(len(units), -1, -1), units, patches]
+    tokens = before(torch.cat([parts[i] for i in order], 1))
+    for block in blocks:
+        tokens = block(tokens)
+    return tokens
+
+
+def same_input(*blocks):
+    """Blocks that are all given the first one's input; the last one's output counts."""
+    return [blocks[-1]]
+
+
 @exercise(
-    cases=lambda: [
-        (normal(n, (batch, n, 8))[0], layer_norm(n, 8), *normal(n + 1, (8, 8))) for n, batch in ((12, 3), (9, 2))
-    ],
-    shape="[B, 2, W]: pictures, the two prompts, width",
-    good_for="These are CaDP_M and CaDP_S. They go where stage 1 had the units, and no label was needed.",
-    trains=("tokens", "project"),
+    cases=lambda: list(simulator_cases()),
+    shape="[B, K, W]: pictures, a prompt for each template, width",
+    good_for="From here on the notebook's own ProS writes its prompts with your function.",
+    trains=("templates", "units", "patches", "project"),
     mistakes={
-        "You read the last two positions, which are patches. The templates stand at positions 0 and 1.": lambda x, norm, W: (
-            norm(x[:, -2:]) @ W
+        "You read two positions whatever the number of templates. There is a prompt for each template: read "
+        "`len(templates)` positions.": lambda *a: a[5](run(*a)[:, :2]) @ a[6],
+        "You read the last positions, which are patches. A token's output stands where its input stood, and the "
+        "templates come first.": lambda *a: a[5](run(*a)[:, -len(a[0]) :]) @ a[6],
+        "You read from position 1 on, as if there were a class token. The simulator has none.": lambda *a: (
+            a[5](run(*a)[:, 1 : len(a[0]) + 1]) @ a[6]
         ),
-        "You read positions 1 and 2. There is no class token in this sequence: the templates stand at 0 and 1.": lambda x, norm, W: (
-            norm(x[:, 1:3]) @ W
+        "You return the outputs of all tokens. Only those of the templates become prompts.": lambda *a: (
+            a[5](run(*a)) @ a[6]
         ),
-        "You read the first two pictures, not the first two tokens: the first axis is the batch.": lambda x, norm, W: (
-            norm(x[:2]) @ W
+        "The first layer norm is missing: it is applied to the whole sequence before the first block.": lambda *a: (
+            a[5](run(*a[:3], lambda x: x, *a[4:])[:, : len(a[0])]) @ a[6]
         ),
-        "You return all tokens. Only those at the template positions become prompts.": lambda x, norm, W: norm(x) @ W,
-        "The layer norm is missing.": lambda x, norm, W: x[:, :2] @ W,
-        "The matrix is missing: multiply by `project` after the layer norm.": lambda x, norm, W: norm(x[:, :2]),
-        "You multiplied by the matrix before the layer norm. First the norm, then the matrix.": lambda x, norm, W: norm(
-            x[:, :2] @ W
+        "The last layer norm is missing.": lambda *a: run(*a)[:, : len(a[0])] @ a[6],
+        "The matrix is missing: after the last layer norm comes `@ project`.": lambda *a: a[5](run(*a)[:, : len(a[0])]),
+        "You multiplied by the matrix before the last layer norm. First the norm, then the matrix.": lambda *a: a[5](
+            run(*a)[:, : len(a[0])] @ a[6]
         ),
-        "You multiplied by the transposed matrix. It stands on the right as it is: `... @ project`.": lambda x, norm, W: (
-            norm(x[:, :2]) @ W.T
+        "You multiplied by the transposed matrix. It stands on the right as it is: `... @ project`.": lambda *a: (
+            a[5](run(*a)[:, : len(a[0])]) @ a[6].T
+        ),
+        "Only your last block counts. Each block takes what the one before it returned.": lambda *a: (
+            a[5](run(*a[:4], same_input(*a[4]), *a[5:])[:, : len(a[0])]) @ a[6]
+        ),
+        "No block has run: the prompts would not depend on the picture at all.": lambda *a: (
+            a[5](run(*a[:4], [], *a[5:])[:, : len(a[0])]) @ a[6]
+        ),
+        "Your blocks run in the wrong order.": lambda *a: a[5](run(*a[:4], a[4][::-1], *a[5:])[:, : len(a[0])]) @ a[6],
+        "You swapped the two layer norms.": lambda *a: a[3](run(*a[:3], a[5], a[4], a[3], a[6])[:, : len(a[0])]) @ a[6],
+        "The units are missing in your sequence.": lambda *a: a[5](run(*a, order=(0, 2))[:, : len(a[0])]) @ a[6],
+        "The patches are missing in your sequence: the simulator has to see the picture.": lambda *a: (
+            a[5](run(*a, order=(0, 1))[:, : len(a[0])]) @ a[6]
         ),
     },
 )
-def read_out(tokens, norm, project):
-    return norm(tokens[:, :2]) @ project
+def write_prompts(templates, units, patches, before, blocks, after, project):
+    return after(run(templates, units, patches, before, blocks, after, project)[:, : len(templates)]) @ project
+
+
+def next_of_domain(domain_index, step=1):
+    """The next picture of the same domain; the last one's is the first."""
+    found = torch.empty_like(domain_index)
+    for domain in domain_index.unique():
+        here = torch.where(domain_index == domain)[0]
+        found[here] = here.roll(-step)
+    return found
+
+
+def is_control(partner, domain_index):
+    """Whether every picture has another one of its own domain for a partner, and every picture is one."""
+    count = torch.arange(len(domain_index))
+    return bool(
+        torch.equal(partner.long().sort().values, count)
+        and (partner != count).all()
+        and (domain_index[partner.long()] == domain_index).all()
+    )
+
+
+@exercise(
+    cases=lambda: [(torch.tensor([2, 0, 2, 1, 0, 1, 2, 0]),), (torch.tensor([0, 0, 1, 1, 1, 0]),)],
+    shape="[n] whole numbers: for each picture the position of its partner",
+    good_for="Only who gets which prompts changes: the domain, and the prompts as a set, stay the same.",
+    allows=is_control,
+    mistakes={
+        "Every picture is its own partner: it would be read with its own prompts.": lambda d: torch.arange(len(d)),
+        "A partner may be of another domain. Then you change two things at once: the picture and the domain whose "
+        "prompts are used.": lambda d: torch.arange(len(d)).roll(-1),
+        "One picture of each domain lends its prompts to all others, and is read with its own. Every picture should "
+        "lend once, and none to itself.": lambda d: torch.stack([torch.where(d == k)[0][0] for k in d]),
+        "Your partners are places within a domain. Wanted are positions among all pictures.": lambda d: torch.stack(
+            [(int((d[:i] == d[i]).sum()) + 1) % (d == d[i]).sum() for i in range(len(d))]
+        ),
+    },
+)
+def another_picture(domain_index):
+    return next_of_domain(domain_index)
