@@ -20,6 +20,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from .files import UserError
+from .processes import dropout
 
 #: Widths of mini-CLIP. 56 x 56 pixels in patches of 8 give 7 x 7 patches: the same 49 + 1 tokens as ViT-B/32 at 224.
 MINI = dict(image_size=56, patch_size=8, width=192, layers=4, text_layers=2, context_length=32, vocab_size=8192)
@@ -219,7 +220,7 @@ class PromptableCLIP(nn.Module):
         class_token = (visual.class_embedding + visual.positional_embedding[0]).expand(len(patches), 1, -1)
         parts = [class_token, patches] if prompts is None else [class_token, prompts, patches]
         tokens = torch.cat([part.to(patches.dtype) for part in parts], 1)  # [B, 1+P+N, W]
-        tokens = nn.functional.dropout(tokens, token_dropout) if token_dropout else tokens
+        tokens = dropout(tokens, token_dropout) if token_dropout else tokens
         rows = torch.tensor([read_out], device=tokens.device)
         out = run_blocks(visual.transformer.resblocks, visual.ln_pre(tokens), rows)[:, 0]  # [B, W]
         return visual.ln_post(out) @ visual.proj

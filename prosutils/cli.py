@@ -5,9 +5,10 @@ preset's values.
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,7 @@ def train(
 
     from .logs import open_log
     from .methods import find_method, import_methods
+    from .processes import is_main
 
     import_methods(imports)
     find_method(method)
@@ -125,9 +127,8 @@ def train(
     print(describe(run))
     tables = []
     for key in dict.fromkeys(["zero-shot", method]):
-        model, history = run.fit(
-            key, resume=resume, log=open_log(log, run.folder(key)) if log and key == method else None
-        )
+        told = open_log(log, run.folder(key)) if log and key == method and is_main() else None
+        model, history = run.fit(key, resume=resume, log=told)
         if len(history):
             print(history.round(3).to_string(index=False))
         tables.append(run.evaluate(model))
@@ -166,12 +167,13 @@ def describe(run: "Experiment") -> str:
 def report(run: "Experiment", table: "pd.DataFrame") -> None:
     """Print the rows and add them to the results file, where a benchmark has its own name and a folder its folder's."""
     from .experiment import add_results, pictonet_folder
+    from .processes import on_main
 
     drawings = run.config.dataset == "pictonet" and run.data.root == pictonet_folder(run.config)
     table = table.assign(preset=run.config.preset if drawings or run.benchmark else run.data.root.resolve().name)
     path = run.artifacts / "results.csv"
     print(table[COLUMNS].round(3).to_string(index=False))  # first: nothing that was measured is lost
-    add_results(table, path)
+    on_main(add_results, table, path)
     print(f"Written to {path}")
 
 
@@ -231,6 +233,7 @@ def embed(
     checkpoint: Checkpoint = None,
     preset: Preset = "mini",
     out: Path = ARTIFACTS / "features.npz",
+    device: Device = None,
     imports: Imports = (),
 ) -> None:
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
@@ -238,14 +241,17 @@ def embed(
     import torch
 
     from .evaluation import embed_rows
+    from .experiment import find_device
+    from .processes import is_main
 
     refuse_unwritable(out)
-    model = searching_model(checkpoint, preset, imports)
+    model = searching_model(checkpoint, preset, imports).to(find_device(device))
     images = searched_data(data, model.config)
     features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
     table = images.table()
-    with written_whole(out) as part, open(part, "wb") as file:
-        np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
+    if is_main():
+        with written_whole(out) as part, open(part, "wb") as file:
+            np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
     print(f"{features.shape[0]} features of width {features.shape[1]}: {out}")
 
 
@@ -324,7 +330,7 @@ def ablate(
     imports: Imports = (),
 ) -> None:
     """Measure grids of methods, ablations and switches over held-out domains and seeds; goes on where it stopped."""
-    from .grid import GRIDS, find_grid, markdown, run_grid
+    from .grid import GRIDS, find_grid, held_out_domains, markdown, run_grid
 
     if not grids:
         raise UserError(f"What is to be measured? Name grids ({', '.join(GRIDS)}) or methods.")
@@ -349,24 +355,6 @@ def ablate(
         print(f"\n{name}: mAP@200, UCDR, unseen gallery, mean and standard deviation of the seeds")
         print(markdown(rows[rows.case.isin(part) & (rows.preset == config.preset)]))
     print(f"Written to {table}")
-
-
-def held_out_domains(config: Config, domains: Sequence[str] = (), data: Path | None = None) -> list[str]:
-    """The domains named, or the configuration's; "all" are those that PictoNet or a published benchmark holds out."""
-    from . import pictonet
-    from .published import benchmark_names, load_benchmark
-
-    if not domains:
-        return [config.unseen_domain or "none"]
-    if list(domains) != ["all"]:
-        return list(domains)
-    if config.dataset == "pictonet" and not data:
-        return [domain for domain in pictonet.tier_domains(config.tier) if domain != pictonet.GALLERY_DOMAIN]
-    if config.dataset not in benchmark_names():
-        raise UserError(
-            "--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder."
-        )
-    return list(load_benchmark(config.dataset).query_domain)
 
 
 def tutorial(artifacts: Path = ARTIFACTS) -> None:
@@ -415,6 +403,18 @@ def commands(config: Config) -> dict[str, Callable]:
     }
 
 
+@contextlib.contextmanager
+def launched(command: str) -> Iterator[None]:
+    """A command in its process, of which a launcher may have started several."""
+    if "LOCAL_RANK" not in os.environ:  # one process: `--help` does not wait for PyTorch
+        yield
+        return
+    from .processes import one_voice
+
+    with one_voice(command):
+        yield
+
+
 def preset_of(words: Sequence[str]) -> Config:
     """The preset that a command line names. Raises UserError for an unknown one."""
     known = argparse.ArgumentParser(prog="prosutils", add_help=False, allow_abbrev=False)
@@ -427,10 +427,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
     print_any_name()
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands(preset_of(words)), prog="prosutils", description=__doc__, args=words, config=(FlagCreatePairsOff,)
-        )
-        sys.stdout.flush()  # a reader that has gone is noticed here
+        with launched("".join(words[:1])):
+            tyro.extras.subcommand_cli_from_dict(
+                commands(preset_of(words)),
+                prog="prosutils",
+                description=__doc__,
+                args=words,
+                config=(FlagCreatePairsOff,),
+            )
+            sys.stdout.flush()  # a reader that has gone is noticed here
     except UserError as error:
         sys.exit(f"{error}")
     except KeyboardInterrupt:

@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
+from . import processes
 from .config import Switches
 from .domains import ImageDomains, Images, eval_transform, inverted_domains
 from .files import UserError
@@ -78,20 +79,23 @@ def embed(
     DataLoader of one; or a list of PIL images or paths of image files, of any size and mode, which are read and
     prepared a batch at a time.
     batch_size: None for what is fast, 32 on a CPU (mini-CLIP's activations stay in its cache) and 256 on a GPU.
-    Raises UserError when there is no image, or one cannot be read.
+    In a run of several processes each one embeds a part of the images, and all of them return all features. (A
+    DataLoader of your own is not shared: every process goes through it.)
+    Raises UserError when there is no image, one cannot be read, or the GPU's memory is not enough.
     """
     if not len(images):
         raise UserError("There is no image to embed.")
     device = next(model.parameters()).device
+    progress = progress and processes.is_main()
     if torch.is_tensor(images):
-        batches = images.split(fast_batch(device, batch_size))
+        batches = images[processes.own_items(len(images))].split(fast_batch(device, batch_size))
     elif isinstance(images, DataLoader):
         batches = images
     else:
         if not isinstance(images, Dataset):
             images = Pictures(images, model_transform(model))
         workers = model.config.workers if hasattr(model, "config") else 0
-        batches = loader(images, workers, batch_size=fast_batch(device, batch_size))
+        batches = loader(own_part(images), workers, batch_size=fast_batch(device, batch_size))
     was_training = model.training
     model.eval()
     try:
@@ -99,10 +103,24 @@ def embed(
             batch if torch.is_tensor(batch) else batch[0]
             for batch in tqdm(once(batches), desc="Embedding", total=len(batches), disable=not progress)
         )
-        features = [model.encode_image(batch.to(device)).float().cpu() for batch in batches]
+        with processes.clear_errors("batch_size"):
+            features = torch.cat([model.encode_image(batch.to(device)).float().cpu() for batch in batches])
     finally:
         model.train(was_training)
-    return torch.cat(features)
+    if isinstance(images, DataLoader):
+        images = images.dataset.dataset if isinstance(images.dataset, OwnPart) else features
+    return processes.gathered(features, len(images))
+
+
+class OwnPart(Subset):
+    """The images of `dataset` that this process embeds."""
+
+
+def own_part(images: Dataset) -> Dataset:
+    """What this process embeds of a dataset: all of it in a run of one process."""
+    if processes.count() == 1:
+        return images
+    return OwnPart(images, range(len(images))[processes.own_items(len(images))])
 
 
 def once(batches: Iterable) -> Iterator:
@@ -186,7 +204,8 @@ def evaluate_all(
     table = []
     for split in splits:
         query, gallery = torch.searchsorted(rows, split.query), torch.searchsorted(rows, split.gallery)
-        metrics = retrieval_metrics(
+        metrics = processes.on_main(
+            retrieval_metrics,
             features[query],
             data.class_index[split.query],
             features[gallery],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from . import pictonet
+from . import pictonet, processes
 from .backbone import PromptableCLIP, load_clip
 from .checkpoints import (
     config_from_dict,
@@ -26,7 +26,7 @@ from .checkpoints import (
 from .config import Config, override
 from .domains import ImageDomains
 from .evaluation import evaluate_all, other_training
-from .files import UserError, only_one, refuse_unwritable
+from .files import UserError, refuse_unwritable
 from .logs import EpochLog
 from .published import Benchmark, load_benchmark
 from .splits import protocol_splits
@@ -117,17 +117,14 @@ class Experiment:
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
         if not model.stages:
             return model.requires_grad_(False).eval(), pd.DataFrame()
-        folder = self.same_folder(method, model)
+        folder = processes.on_main(self.same_folder, method, model)
         finished = folder / "model.pt"
-        with only_one(folder):
-            there = [finished] if finished.exists() and same_run(finished, model) else []
-            packed = shipped_model(method, model) if shipped else None
-            for path in filter(None, [*there, packed]):
-                if (history := stored_history(path)) is not None:
-                    return self.load(path), history
-            refuse_unwritable(finished)
+        with processes.only_one(folder):
+            if kept := processes.on_main(finished_run, finished, method, model, shipped):
+                return self.load(kept), stored_history(kept)
+            processes.on_main(refuse_unwritable, finished)
             table = train(model, self.split, folder, resume, progress, shared, log)
-            save_checkpoint(model, finished, dict(history=table.to_dict("records")))
+            processes.on_main(save_checkpoint, model, finished, dict(history=table.to_dict("records")))
         return model, table
 
     def same_folder(self, method: str, model: TunedCLIP):
@@ -160,6 +157,13 @@ class Experiment:
 RUN_FILES = ("model.pt", "checkpoint.pt")
 
 
+def finished_run(finished: Path, method: str, model: TunedCLIP, shipped: bool):
+    """Path of a model, with its history, that the same run has left or, if wanted, that is shipped; None if there is none."""
+    there = [finished] if finished.exists() and same_run(finished, model) else []
+    packed = shipped_model(method, model) if shipped else None
+    return next((path for path in filter(None, [*there, packed]) if stored_history(path) is not None), None)
+
+
 def stored_history(path: Path):
     """The history, a DataFrame, of a finished model; None where nothing tells it. Version 0.1 kept it beside the file."""
     rows = (read_checkpoint(path)["training"] or {}).get("history")
@@ -190,14 +194,15 @@ def same_run(path: str | Path, model: TunedCLIP):
 
 
 def find_device(name: str | None = None):
-    """The torch.device of that name; without a name a GPU (cuda, or Apple's mps) where there is one, else the CPU.
+    """The torch.device of that name; without a name a GPU (cuda, or Apple's mps) where there is one, else the CPU. In a run
+    of several processes the one that belongs to this process.
 
     Raises UserError for a name that is none, and for a device that this machine lacks.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     found = ", ".join(kind for kind, is_there in there.items() if is_there)
     if name is None:
-        return torch.device(found.split(", ")[0])
+        return processes.connect() if processes.count() > 1 else torch.device(found.split(", ")[0])
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -206,7 +211,7 @@ def find_device(name: str | None = None):
         raise UserError(f"Unknown device {str(name)!r}. This machine has: {found}.")
     if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"There is no device {device} here: no such GPU, or a PyTorch without it. There is: {found}.")
-    return device
+    return processes.connect(name) if processes.count() > 1 else device
 
 
 def prepare(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .backbone import run_blocks
+from .processes import whole_batch
 from .prompts import LearnedContext, readable
 from .simulator import PromptSimulator
 from .tuned import TunedCLIP, register
@@ -127,7 +128,8 @@ def cross_domain_triplet(
 ) -> torch.Tensor:
     """Mean over a batch of max(0, margin - s+ + s-): s+ the lowest cosine to the same class in another domain, s- the
     highest to another class. features [B, D]. An anchor without such a partner counts 0."""
-    features = F.normalize(features.float(), dim=1)
+    features = whole_batch(F.normalize(features.float(), dim=1))
+    class_index, domain_index = whole_batch(class_index), whole_batch(domain_index)
     cosines = features @ features.T  # [B, B]
     same = class_index[:, None] == class_index
     partner = same & (domain_index[:, None] != domain_index)

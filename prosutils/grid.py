@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from . import pictonet
 from .checkpoints import differences, flat
 from .config import Config, load_preset
 from .evaluation import evaluate_all
@@ -23,6 +24,7 @@ from .files import UserError, refuse_unwritable
 from .methods import METHODS, import_methods
 from .parts import embed_rows_in_part
 from .pros import ProS
+from .published import benchmark_names, load_benchmark
 from .splits import Split
 from .tables import GRID, add_rows, read_table
 
@@ -404,3 +406,18 @@ def markdown(table: pd.DataFrame, **which: str) -> str:
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {images[method]:,.0f} |")
     return "\n".join(lines)
+
+
+def held_out_domains(config: Config, domains: Sequence[str] = (), data: Path | None = None) -> list[str]:
+    """The domains named, or the configuration's; "all" are those that PictoNet or a published benchmark holds out."""
+    if not domains:
+        return [config.unseen_domain or "none"]
+    if list(domains) != ["all"]:
+        return list(domains)
+    if config.dataset == "pictonet" and not data:
+        return [domain for domain in pictonet.tier_domains(config.tier) if domain != pictonet.GALLERY_DOMAIN]
+    if config.dataset not in benchmark_names():
+        raise UserError(
+            "--domains all knows PictoNet's and the published benchmarks' domains: name those of your folder."
+        )
+    return list(load_benchmark(config.dataset).query_domain)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from . import processes
 from .backbone import PromptableCLIP
 from .checkpoints import (
     identity,
@@ -21,8 +22,8 @@ from .checkpoints import (
 )
 from .config import Config, Stage, Switches
 from .domains import BalancedSampler, ImageDomains, Images, inverted_domains, train_transform
-from .evaluation import embed, fast_batch, loader, once, rows_as_images, switch_options
-from .files import UserError, only_one
+from .evaluation import embed, fast_batch, loader, once, own_part, rows_as_images, switch_options
+from .files import UserError
 from .logs import EpochLog, log_epoch
 from .methods import find_method
 from .metrics import retrieval_metrics
@@ -62,11 +63,13 @@ def train(
     goes on from the checkpoint.
     shared: a folder of finished first stages. A run whose stage 1 is there begins after it, with the same result.
     log: a function that is given every epoch's row (`open_log`); Python's log, "prosutils", is told in any case.
-    Raises UserError when the checkpoint is of another run, saying what differs, the folder cannot be written, or the
-    loss is no longer a number.
+    In a run of several processes (`processes`) all of them call `train` alike; each computes its part of every batch, and
+    the main process writes.
+    Raises UserError when the checkpoint is of another run, saying what differs, the folder cannot be written, the loss
+    is no longer a number, or memory runs out: the last epoch is then in the checkpoint.
     """
     run = TrainingRun(model, split, folder, progress, log)
-    with torch.random.fork_rng():  # dropout and augmentation draw from torch's own generator
+    with processes.fork_random(run.device):  # dropout and augmentation draw from torch's own generator
         torch.manual_seed(model.config.seed)
         if resume:
             run.restore()
@@ -102,7 +105,10 @@ class SeededImages(Dataset):
 
 
 class SeededBatches(Sampler):
-    """The batches of a sampler as lists of (position, seed), the seeds drawn from `generator`."""
+    """The batches of a sampler as lists of (position, seed), the seeds drawn from `generator`.
+
+    Every process draws whole batches, all the same, and yields its own part of each.
+    """
 
     def __init__(self, batches: Sampler, generator: torch.Generator) -> None:
         self.batches, self.generator = batches, generator
@@ -113,7 +119,7 @@ class SeededBatches(Sampler):
     def __iter__(self):
         for batch in self.batches:
             seeds = torch.randint(2**62, (len(batch),), generator=self.generator).tolist()
-            yield list(zip(batch, seeds, strict=True))
+            yield list(zip(batch, seeds, strict=True))[processes.share(len(batch))]
 
 
 class TrainingRun:
@@ -127,14 +133,16 @@ class TrainingRun:
         progress: bool,
         log: EpochLog | None = None,
     ) -> None:
-        self.model, self.split, self.progress, self.log = model, split, progress, log
+        self.model, self.split, self.log = model, split, log
+        self.progress = progress and processes.is_main()
         self.config, self.device = model.config, next(model.parameters()).device
         self.path = Path(folder) / "checkpoint.pt" if folder else None
         self.stage, self.epoch, self.images, self.history = 0, 0, 0, []
-        self.optimiser, self.optimiser_state = None, None
+        self.optimiser, self.optimiser_state, self.batch_size = None, None, 0
         self.best_map, self.best_state, self.stale = -1.0, None, 0
         self.validation = None  # made when it is first wanted, and kept: its processes are started once
         self.generator = torch.Generator().manual_seed(self.config.seed)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fast_type(self.device) == torch.float16)
         clip, released = model.clip, self.config.switches.normalisation == "released"
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if released else (clip.mean, clip.std)
         self.data = Images(
@@ -161,23 +169,25 @@ class TrainingRun:
         last = stage == self.model.stages[-1]
         while self.epoch < settings.epochs and not (last and self.stale >= settings.patience):
             set_rates(self.optimiser, settings, self.epoch)
-            row = self.train_epoch(batches, stage)
+            with processes.clear_errors(f"stage{stage}.batch_size"):
+                row = self.train_epoch(batches, stage)
             if last:
                 row |= self.validate()
             self.epoch += 1
             self.history.append(dict(stage=stage, epoch=self.epoch) | row)
-            self.save()
-            log_epoch(self.model.label, self.history[-1])
-            if self.log:
-                self.log(self.history[-1])
+            processes.on_main(self.save)
+            if processes.is_main():
+                log_epoch(self.model.label, self.history[-1])
+                if self.log:
+                    self.log(self.history[-1])
 
     def share_stage1(self, shared: Path):
         """Stage 1, trained here, or taken from a run that trained it alike and left it in `shared`."""
         path = shared / f"{stage1_key(self.model)}.pt"
-        with only_one(path):
-            if not path.exists():
+        with processes.only_one(path):
+            if not processes.on_main(path.exists):
                 self.train_stage(1)
-                save_checkpoint(self.model, path, self.state())
+                processes.on_main(save_checkpoint, self.model, path, self.state())
                 return
         stored = read_checkpoint(path)
         wanted = self.model.tuned_state(stages=(1,))  # a variant of the method may have left more
@@ -187,6 +197,7 @@ class TrainingRun:
     def begin_stage(self, stage: int, settings: Stage):
         if stage != self.stage:
             self.stage, self.epoch = stage, 0
+        self.batch_size = settings.batch_size
         groups = self.model.set_stage(stage)
         self.optimiser = torch.optim.Adam(
             [dict(params=parameters, name=name) for name, parameters in groups.items()], lr=settings.lr
@@ -204,7 +215,7 @@ class TrainingRun:
         bar = tqdm(once(batches), desc=name, total=len(batches), leave=False, disable=not self.progress)
         for step, batch in enumerate(bar, 1):
             loss, hits = self.train_step(batch, stage)
-            total += torch.stack([loss * len(hits), hits.sum(), torch.full_like(loss, len(hits))])
+            total += torch.stack([loss * self.batch_size, hits, torch.full_like(loss, self.batch_size)])
             if step % unasked == 0:
                 self.refuse_broken(total[0], stage, step)
                 bar.set_postfix(loss=f"{total[0] / total[2]:.3f}")
@@ -214,21 +225,28 @@ class TrainingRun:
         return dict(loss=loss / images, accuracy=hits / images, images=self.images)
 
     def train_step(self, batch: Sequence[torch.Tensor], stage: int):
-        """One step of the optimiser on (images, class_index, domain_index): the loss, a scalar, and which of the images
-        [B] were right, both left on the device."""
+        """One step of the optimiser on (images, class_index, domain_index), this process's part of the batch: the loss of
+        the whole batch and how many of its images were right, scalars that are left on the device."""
         images, labels, domains = batch[0], self.class_of[batch[1]], self.domain_of[batch[2]]
         images, labels, domains = (x.to(self.device, non_blocking=True) for x in (images, labels, domains))
-        with fast_precision(self.device):
+        with fast_precision(self.device), processes.one_batch(self.batch_size):
             loss, logits = self.model.loss_and_logits(images, labels, domains, stage)
+        loss = loss * (len(images) / self.batch_size)  # the parts add up to the mean over the batch
         self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.detach().float(), (logits.argmax(1) == labels).float()
+        self.scaler.scale(loss).backward()
+        loss, hits = loss.detach().float(), (logits.argmax(1) == labels).float().sum()
+        processes.add_up([loss, hits, *(p.grad for p in self.trained() if p.grad is not None)])
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss, hits
+
+    def trained(self):
+        """The parameters that train in this stage."""
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     def parameter_sum(self):
         """A scalar that is no number where a parameter that trains is none."""
-        trained = [p.detach().float().sum() for group in self.optimiser.param_groups for p in group["params"]]
-        return torch.stack(trained).sum()
+        return torch.stack([p.detach().float().sum() for p in self.trained()]).sum()
 
     def refuse_broken(self, value: torch.Tensor, stage: int, step: int):
         """UserError where a loss, or what came of it, is not a finite number: before it gets into a checkpoint."""
@@ -276,8 +294,9 @@ class TrainingRun:
             stale=self.stale,
             generator=self.generator.get_state(),
             torch=torch.get_rng_state(),
-            cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            cuda=[torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
             mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+            scaler=self.scaler.state_dict(),
         )
 
     def take(self, state: dict):
@@ -285,10 +304,12 @@ class TrainingRun:
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():  # by which dropout draws there
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] and self.device.type == "cuda":  # by which dropout draws there
+            torch.cuda.set_rng_state(state["cuda"][0], self.device)
         if state.get("mps") is not None and torch.backends.mps.is_available():
             torch.mps.set_rng_state(state["mps"])
+        if state.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
 
     def save(self):
         if self.path:
@@ -305,7 +326,7 @@ class TrainingRun:
         stored = read_checkpoint(self.path)
         refuse_other_run(stored["identity"], identity(self.model), self.path)
         training = stored["training"] or {}
-        if missing := {*self.state(), "optimiser"} - {"mps"} - set(training):
+        if missing := {*self.state(), "optimiser"} - {"mps", "scaler"} - set(training):
             raise UserError(other_version(self.path, f"it lacks {', '.join(sorted(missing))} of a run to go on with"))
         load_tuned(self.model, stored["state"], self.path)
         self.take(training)
@@ -325,7 +346,8 @@ def mean_average_precision(
     query [Q], gallery [G]: rows; batches: a loader of both, the queries first, where it is kept (`rows_loader`).
     """
     features = embed(model, batches or rows_loader(model, data, torch.cat([query, gallery])))
-    return retrieval_metrics(
+    return processes.on_main(
+        retrieval_metrics,
         features[: len(query)],
         data.class_index[query],
         features[len(query) :],
@@ -338,7 +360,7 @@ def mean_average_precision(
 def rows_loader(model: TunedCLIP, data: ImageDomains, rows: torch.Tensor):
     """A DataLoader of some rows of `data` for `embed`, which may go through it again and again."""
     images, device = rows_as_images(model, data, rows), next(model.parameters()).device
-    return loader(images, model.config.workers, batch_size=fast_batch(device))
+    return loader(own_part(images), model.config.workers, batch_size=fast_batch(device))
 
 
 def lookup(names: Sequence[str], known: Sequence[str]):
@@ -362,9 +384,17 @@ def has_bfloat16(device: torch.device):
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def fast_precision(device: torch.device):
-    """Autocast: bfloat16 on a GPU that has it, else float32 as in the released code.
+def fast_type(device: torch.device):
+    """The short type that a training computes in: bfloat16 on an Nvidia GPU that has it, float16 on an older one (a T4).
 
-    A CPU computes in float32 whatever it has, so that a run gives the same numbers on every processor.
+    None, which is float32 as in the released code, everywhere else: a run gives the same numbers on every processor.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bfloat16(device))
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if has_bfloat16(device) else torch.float16
+
+
+def fast_precision(device: torch.device):
+    """Autocast to `fast_type`. In float16 gradients have to be scaled, or small ones become 0 (torch.amp.GradScaler)."""
+    kind = fast_type(device)
+    return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from .backbone import PromptableCLIP
 from .config import Config
 from .files import UserError
+from .processes import fork_random
 from .prompts import LearnedContext
 
 
@@ -36,7 +37,7 @@ class TunedCLIP(nn.Module):
         self.clip = copy.deepcopy(clip).requires_grad_(False)
         self.classes, self.domains, self.config = tuple(classes), tuple(domains), config
         self.read_out = 0 if config.switches.read_out == "paper" else 1
-        with torch.random.fork_rng():  # the same seed gives the same start, whatever ran before
+        with fork_random(next(clip.parameters()).device):  # the same seed gives the same start, whatever ran before
             torch.manual_seed(config.seed)
             self.build_text()
             self.build()

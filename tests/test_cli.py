@@ -17,6 +17,7 @@ else:
 from prosutils import cli
 from prosutils.config import changes, load_preset, override
 from prosutils.files import UserError
+from prosutils.grid import held_out_domains
 
 ROOT = Path(__file__).parents[1]
 SHORT = "--stage1.epochs 1 --stage1.batch-size 9 --stage2.epochs 1 --stage2.batch-size 6".split()
@@ -115,12 +116,12 @@ def test_ablate_prints_and_writes_a_table(toy_folder, tmp_path, capsys):
 
 def test_ablate_holds_out_the_presets_domain_or_all(toy_folder):
     mini = load_preset("mini")
-    assert cli.held_out_domains(mini) == ["chalk"]
-    assert cli.held_out_domains(mini, ("pixel", "solid")) == ["pixel", "solid"]
-    assert cli.held_out_domains(mini, ("all",)) == ["mosaic", "blueprint", "stamp", "chalk", "cross_stitch"]
+    assert held_out_domains(mini) == ["chalk"]
+    assert held_out_domains(mini, ("pixel", "solid")) == ["pixel", "solid"]
+    assert held_out_domains(mini, ("all",)) == ["mosaic", "blueprint", "stamp", "chalk", "cross_stitch"]
     near = load_preset("mini-near")
-    assert cli.held_out_domains(near, ("all",)) == ["clipart", "outline", "solid", "sketch", "pixel"]
-    assert set(cli.held_out_domains(load_preset("domainnet"), ("all",))) == {
+    assert held_out_domains(near, ("all",)) == ["clipart", "outline", "solid", "sketch", "pixel"]
+    assert set(held_out_domains(load_preset("domainnet"), ("all",))) == {
         "sketch",
         "quickdraw",
         "painting",
@@ -128,7 +129,7 @@ def test_ablate_holds_out_the_presets_domain_or_all(toy_folder):
         "clipart",
     }
     with pytest.raises(UserError, match="name those of your folder"):
-        cli.held_out_domains(mini, ("all",), toy_folder)
+        held_out_domains(mini, ("all",), toy_folder)
 
 
 @pytest.mark.parametrize("query", ["image", "words"])
@@ -169,7 +170,7 @@ def test_refusals_are_one_clear_message(toy_folder, tmp_path, capsys):
 
 def test_resume_with_other_settings_says_what_differs(toy_folder, tmp_path, capsys, monkeypatch):
     train = ["train", "--data", str(toy_folder), "--artifacts", str(tmp_path), *SPLIT, *SHORT]
-    monkeypatch.setattr("prosutils.experiment.write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr("prosutils.experiment.save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert "--resume" in refusal(capsys, *train)  # interrupted before the run was finished
     monkeypatch.undo()
     assert "stage2.epochs: 1 there, 2 here" in refusal(capsys, *train, "--stage2.epochs", "2", "--resume")

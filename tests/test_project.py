@@ -33,6 +33,7 @@ ORDER = (
     "domains",
     "splits",
     "published",
+    "processes",
     "backbone",
     "prompts",
     "simulator",
@@ -132,7 +133,7 @@ IMPORT_NAMES = {
 
 @pytest.mark.parametrize("folder", EXTRAS)
 def test_every_imported_package_is_listed_with_a_lower_bound(folder):
-    own = {"prosutils", "conftest", "tomli", "tomllib", "google"} | {
+    own = {"prosutils", "conftest", "launched", "tomli", "tomllib", "google"} | {
         path.stem
         for name in ("data_scripts", "assignments", "notebooks", "studies")
         for path in (ROOT / name).glob("*.py")
