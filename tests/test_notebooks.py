@@ -93,7 +93,9 @@ def test_notebook_08_takes_a_labelled_folder_of_photographs(toy_folder, tmp_path
         copy = tmp_path / "mine" / path.relative_to(toy_folder).with_suffix(".JPG")
         copy.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).save(copy, "JPEG")
-    told = run_with(tmp_path, 'LABELLED, HELD_OUT, UNSEEN = "mine", "pixel", ["gem", "ball"]', until="### What to remember")
+    told = run_with(
+        tmp_path, 'LABELLED, HELD_OUT, UNSEEN = "mine", "pixel", ["gem", "ball"]', until="### What to remember"
+    )
     assert "Searched in section 2: mine" in told and "stand-in" not in told
     assert "held out: pixel; gallery: emoji; unseen classes: ball, gem" in told
     assert "Best for unseen classes of the held-out domain:" in told and "95 % interval" in told
