@@ -41,6 +41,8 @@ ORDER = (
     "ablations",
     "baselines",
     "followers",
+    "adapters",
+    "training_free",
     "methods",
     "ranking",
     "metrics",
