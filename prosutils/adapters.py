@@ -51,14 +51,15 @@ class UCDRAdapter(TunedCLIP):
 
     Stage 1 learns one unit per domain and per class and a context for the captions, by cross-entropy and by a triplet
     against a queue of features that a slow copy of the units wrote. Stage 2 freezes them and learns an attention, the
-    class token and the image projection: a frozen pass of CLIP reads the image, and what it read attends to the
-    domains' units and to the classes' units, which gives a prompt of each kind.
+    class token and the image projection. A frozen pass of CLIP embeds the image; this embedding attends to the domains'
+    units and to the classes' units, which gives a prompt of each kind.
 
-    Read: the released code, whole. Of the paper, the abstract: it speaks of masked source prompts, and the code's mask
-    covers an empty range, so it hides nothing. Here an image's own units are left out of the attention, the image is
-    read by CLIP's class token (the code: by the token of its first patch), and the slow copy starts as a copy (the
-    code: as other random units). `ucdr-adapter-released` does what the code does. The rates are the preset's (the code:
-    1e-4 in both stages). One prompt of each kind, as the code has it for DomainNet.
+    Read: the released code (model, losses, trainer), and the paper's abstract; the full paper was not found. The
+    abstract speaks of masked source prompts, but the code's mask covers an empty range and hides nothing. Here an
+    image's own units are left out of the attention, the frozen pass is read at CLIP's class token (code: at the first
+    patch, without a class token), and the slow copy starts as a copy of the units (code: as other random units).
+    `ucdr-adapter-released` follows the code in these three. The rates are the preset's (code: 1e-4 in both stages).
+    There is one prompt of each kind, as in the code for DomainNet.
     """
 
     label = "UCDR-Adapter"
@@ -214,8 +215,8 @@ class Agent(nn.Module):
 
 
 class ImageAgent(Agent):
-    """An agent of the image tower, whose scale also hears, through a bridge of low rank, that of an agent of the text
-    tower: x * (scale + text scale @ down @ up) + shift."""
+    """An agent of the image tower. A bridge of low rank adds to its scale a function of a text agent's scale:
+    x * (scale + text scale @ down @ up) + shift."""
 
     def __init__(self, width: int, partner: Agent, rank: int) -> None:
         super().__init__(width)
@@ -233,15 +234,15 @@ class MAIL(TunedCLIP):
     """MAIL (NeurIPS 2025) under this protocol, agents alone, CLIP's projections frozen [released code of MAIL].
 
     Four agents in every block of both towers (after each layer norm, the attention and the MLP), one after the last
-    layer norm and one on the outputs: 637,440 parameters at ViT-B/32. They are scales and shifts, so they can be folded
-    into the weights before them, and a search costs what CLIP's costs. Fixed captions; cross-entropy and a triplet with
+    layer norm and one on the outputs: 637,440 parameters at ViT-B/32. Agents are scales and shifts, so they can be folded
+    into the weights before them, and a trained model embeds an image as fast as CLIP does. Fixed captions; cross-entropy and a triplet with
     the batch's farthest image of the same class and nearest of another.
 
-    Read: the released code, whole; the abstract; the project page's erratum (the paper's .50 % of parameters left out
-    the final projections, 1.02 % with them, which is `mail-heads`; MAIL++ froze them). The code trains on two images
-    per class with an L2 penalty that pulls scales to zero; here it sees all of a split, without the penalty. It pairs
-    block i of one tower with block i of the other. Where the text tower has fewer blocks, as mini-CLIP's has, neighbours
-    in the image tower share one: that is ours.
+    Read: the released code, the abstract, and the erratum on the project page: the paper's 0.50 % of parameters left out
+    the final projections; with them, as in `mail-heads`, it is 1.02 %. MAIL++ froze them. The full paper was not found.
+    The code trains on two images per class, with an L2 penalty that pulls scales to zero; here all training images of
+    a split are used, without the penalty. The code pairs block i of one tower with block i of the other. If the text
+    tower has fewer blocks, as in mini-CLIP, neighbouring blocks of the image tower share one (our choice).
     """
 
     label = "MAIL"

@@ -1,8 +1,8 @@
-"""CLIP's features moved by what a few statistics say: nothing is trained, and no optimiser runs.
+"""Methods without training: CLIP's features are shifted, projected or mapped by a few statistics.
 
-Each is the one idea of a method that does more, in a few lines, to be compared with ProS under one protocol. What they
-take from images are means over the training images of a split. Nothing of the held-out domain or of an unseen class is
-used, be it an image or a name.
+Each keeps one idea of a method that does more, so that the idea can be compared with ProS under one protocol. The only
+images used are the training images of a split: none of the held-out domain, and none of an unseen class. The only words
+used are the names of the seen classes and the fixed list STYLES.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from .prompts import readable
 from .tuned import TunedCLIP, register
 
-#: Ways to picture a thing, in words. None names a technique of PictoNet's far tier; "sketch" and "painting" are
-#: domains of DomainNet, and who holds one of them out should know that CLIP was given its name.
+#: Ways to picture a thing, in words. None names a technique of PictoNet's far tier. "sketch", "painting" and "clipart"
+#: are domains of other benchmarks too: where one of them is held out, CLIP is given its name.
 STYLES = (
     *("photo", "photograph", "close-up", "snapshot", "black and white photo", "blurry photo", "rendering"),
     *("painting", "watercolor", "sketch", "drawing", "doodle", "cartoon", "clipart", "illustration", "engraving"),
@@ -24,7 +24,7 @@ STYLES = (
 
 
 class TrainingFree(TunedCLIP):
-    """A CLIP whose normalised features are moved by `move`."""
+    """CLIP, with `move` applied to the normalised features of images."""
 
     stages = ()
 
@@ -56,7 +56,7 @@ class Centred(TrainingFree):
     """The mean of the training images' features is subtracted from every image's, and the mean of the seen classes'
     captions from a caption's: the first step of BASIC (NeurIPS 2025).
 
-    Read: the released code of BASIC, github.com/billpsomas/icir (463cc1d), which subtracts the mean of LAION's images.
+    Read: the released code of BASIC, github.com/billpsomas/icir (463cc1d), where the mean is that of LAION's images.
     Uses the training images, without their labels, and the names of the seen classes.
     """
 
@@ -141,12 +141,12 @@ class ContrastivePCA(Centred):
 
 @register("text-map")
 class TextDomainMap(TrainingFree):
-    """A linear map, found from captions alone, that takes "a {style} of a {class}" to the mean of that class over all
-    styles, applied to images: ridge regression towards the identity, in closed form. No image takes part.
+    """A linear map fitted on captions alone and applied to images. It takes "a {style} of a {class}" to the mean of that
+    class over all styles: ridge regression towards the identity, in closed form. No image is used.
 
-    Read: the abstract of CLAIR (arXiv 2508.12290), which maps one given domain to another by captions in closed form.
-    Its formula and its code were not found, and with an unknown domain there is no such pair: the target and the
-    regression are ours. The penalty is the captions' mean variance. Uses the names of the seen classes and STYLES.
+    Read: the abstract of CLAIR (arXiv 2508.12290), which maps one given domain to another, in closed form, by captions.
+    Its formula and its code were not found. As the test domain is unknown here, there is no such pair of domains: the
+    target and the regression are ours. The penalty is the captions' mean variance. Uses the names of the seen classes and STYLES.
     """
 
     label = "Text-only domain map"
