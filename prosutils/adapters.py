@@ -234,9 +234,9 @@ class MAIL(TunedCLIP):
     """MAIL (NeurIPS 2025) under this protocol, agents alone, CLIP's projections frozen [released code of MAIL].
 
     Four agents in every block of both towers (after each layer norm, the attention and the MLP), one after the last
-    layer norm and one on the outputs: 637,440 parameters at ViT-B/32. Agents are scales and shifts, so they can be folded
-    into the weights before them, and a trained model embeds an image as fast as CLIP does. Fixed captions; cross-entropy and a triplet with
-    the batch's farthest image of the same class and nearest of another.
+    layer norm and one on the outputs: 637,440 parameters at ViT-B/32. Agents are scales and shifts, so they can be
+    folded into the weights before them, and a trained model embeds an image as fast as CLIP does. Captions are fixed.
+    The loss is cross-entropy and a triplet with the batch's farthest image of the same class and nearest of another.
 
     Read: the released code, the abstract, and the erratum on the project page: the paper's 0.50 % of parameters left out
     the final projections; with them, as in `mail-heads`, it is 1.02 %. MAIL++ froze them. The full paper was not found.
