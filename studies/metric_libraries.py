@@ -1,7 +1,7 @@
 """One ranking through the metrics of other libraries: which rule of AP each divides by, and how long it takes.
 
     pip install "prosutils[metrics]"                       # torchmetrics, pytorch-metric-learning, ranx
-    python studies/metric_libraries.py                     # half a minute; prints two tables
+    python studies/metric_libraries.py                     # prints the values side by side, and the seconds of each
     python studies/metric_libraries.py --queries 2000 --gallery 20000
 
 mAP@k of a query is the sum of the precisions at its hits within k, divided by the hits ("hits"), by all that could be
