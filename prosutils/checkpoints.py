@@ -49,8 +49,8 @@ def what_trains(about: dict):
     """The part of an `identity` that its parameters depend on, {dotted name: value}: equal for runs that train
     alike."""
     settings = {name: value for name, value in flat(about["config"]).items() if name not in NOT_TRAINED_BY}
-    if 1 not in METHODS[about["method"]].stages:
-        settings = {name: value for name, value in settings.items() if not name.startswith("stage1")}
+    for stage in {1, 2} - set(METHODS[about["method"]].stages):
+        settings = {name: value for name, value in settings.items() if not name.startswith(f"stage{stage}")}
     if settings.get("switches.selection") == "released":  # an epoch is chosen on the test
         settings["unseen_classes"] = about.get("unseen_classes")
     return {name: about.get(name) for name in ("method", "classes", "domains", "training_pictures")} | settings

@@ -307,7 +307,10 @@ def search(
 def ablate(
     grids: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="GRID", help="baselines, ablations, oracles, switches, follower; or keys of methods, each a row"),
+        arg(
+            metavar="GRID",
+            help="baselines, field, ablations, oracles, switches, follower; or keys of methods, each a row",
+        ),
     ],
     config: Settings,
     domains: Annotated[

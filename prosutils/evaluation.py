@@ -231,7 +231,7 @@ def other_training(model: nn.Module, split: Split) -> str:
     """How the pictures that a model was trained on differ from a split's, as text; "" where they are the same, where
     nothing was trained, and where the model does not know them."""
     known = (getattr(model, "trained_on", None) or {}).get("training_pictures")
-    if not known or not model.stages or known == split.training_pictures():
+    if not known or not (model.stages or model.statistics) or known == split.training_pictures():
         return ""
     return (
         f"{model.label} was trained on {known} pictures, and this split means {split.training_pictures()} for training "

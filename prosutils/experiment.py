@@ -110,12 +110,13 @@ class Experiment:
     ) -> tuple[TunedCLIP, pd.DataFrame]:
         """(model, history) of `method`: loaded where the same run is finished, else trained and saved.
 
-        history: one row per epoch; empty for zero-shot. shared, log: see `train`. shipped: where the same run comes with the
-        package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the folder holds
-        another run and `resume` is asked, and when it cannot be written; without `resume` another run is replaced.
+        history: one row per epoch; empty where no stage is trained. shared, log: see `train`. shipped: where the same
+        run comes with the package (data_scripts/ship_models.py trained it) that one will do. Raises UserError when the
+        folder holds another run and `resume` is asked, and when it cannot be written; without `resume` another run is
+        replaced.
         """
         model = build_model(method, self.clip, self.split, self.config).to(self.device)
-        if not model.stages:
+        if not (model.stages or model.statistics):
             return model.requires_grad_(False).eval(), pd.DataFrame()
         folder = processes.on_main(self.same_folder, method, model)
         finished = folder / "model.pt"

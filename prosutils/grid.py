@@ -52,8 +52,8 @@ class Case:
     part: str = ""  # what is replaced at the test, of parts.PROMPTS and parts.RESTORED
 
 
-#: Nothing that trains here takes part in ranking images by images.
-SAME_WITH_EVERY_SEED = ("zero-shot", "coop")
+#: Methods that rank images by images alike with every seed: nothing in them is trained, or nothing in the image tower.
+SAME_WITH_EVERY_SEED = {key for key, kind in METHODS.items() if not kind.stages} | {"coop"}
 #: {preset: {method: its own settings of stage 2}}: the best of the same number of trials for every method
 #: (studies/tune_methods.py; VPT and CoOp + heads take those
 #: of static prompts on the far tier); what is not here takes the preset's.
@@ -146,8 +146,17 @@ FOLLOWER = (
     | {METHODS[key].label: Case(key) for key in ("depro-no-triplet", "depro-norms-frozen")}
     | {"DePro, read_out=released": Case("depro", dict(switches=dict(read_out="released")))}
 )
+#: Every published method, and the cheap ones, under one protocol.
+FIELD = BASELINES | {
+    METHODS[key].label: Case(key)
+    for key in (
+        *("centred", "domain-centroids", "contrastive-pca", "text-map"),
+        *("ucdr-adapter", "ucdr-adapter-released", "mail", "mail-heads"),
+    )
+}
 GRIDS = {
     "baselines": BASELINES,
+    "field": FIELD,
     "parts": PARTS,
     "ablations": ABLATIONS,
     "oracles": ORACLES,

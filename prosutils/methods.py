@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import ablations, baselines, followers  # noqa: F401  (importing them registers their methods)
+from . import ablations, adapters, baselines, followers, training_free  # noqa: F401  (importing them registers their methods)
 from .files import UserError
 from .tuned import METHODS as METHODS
 from .tuned import find_method as find_method

@@ -55,7 +55,8 @@ def train(
     shared: str | Path | None = None,
     log: EpochLog | None = None,
 ) -> pd.DataFrame:
-    """Train all stages of `model` on `split.train`; returns the history, a DataFrame with one row per epoch.
+    """Train all stages of `model` on `split.train` and fill its statistics; returns the history, a DataFrame with one
+    row per epoch.
 
     Columns: stage, epoch, loss (mean over the epoch), accuracy (of the batches, over the seen classes), val_mAP@200,
     images (seen so far). The model ends with the parameters of its best epoch (Switches.selection).
@@ -71,7 +72,7 @@ def train(
     run = TrainingRun(model, split, folder, progress, log)
     with processes.fork_random(run.device):  # dropout and augmentation draw from torch's own generator
         torch.manual_seed(model.config.seed)
-        if resume:
+        if resume and model.stages:
             run.restore()
         for stage in model.stages:
             if stage == 1 and shared and not run.stage:
@@ -79,7 +80,18 @@ def train(
             elif stage >= run.stage:
                 run.train_stage(stage)
     run.finish()
+    if model.statistics:
+        fit_statistics(model, split)
     return run.table()
+
+
+def fit_statistics(model: TunedCLIP, split: Split) -> None:
+    """Fill the statistics of a model from CLIP's features of `split.train`, read as a test reads pictures."""
+    features = embed(model.clip, rows_loader(model, split.data, split.train))
+    class_index = lookup(split.data.classes, model.classes)[split.data.class_index[split.train]]
+    domain_index = lookup(split.data.domains, model.domains)[split.data.domain_index[split.train]]
+    device = next(model.parameters()).device
+    model.fit_features(features.to(device), class_index.to(device), domain_index.to(device))
 
 
 class SeededImages(Dataset):
@@ -293,6 +305,7 @@ class TrainingRun:
             best_state=self.best_state,
             stale=self.stale,
             generator=self.generator.get_state(),
+            memory={name: self.model.get_buffer(name) for name in self.model.memory},
             torch=torch.get_rng_state(),
             cuda=[torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
             mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
@@ -302,6 +315,8 @@ class TrainingRun:
     def take(self, state: dict):
         for name in ("stage", "epoch", "images", "history", "best_map", "best_state", "stale"):
             setattr(self, name, state[name])
+        for name, value in state.get("memory", {}).items():
+            self.model.get_buffer(name).copy_(value)
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
         if state["cuda"] and self.device.type == "cuda":  # by which dropout draws there
@@ -326,7 +341,7 @@ class TrainingRun:
         stored = read_checkpoint(self.path)
         refuse_other_run(stored["identity"], identity(self.model), self.path)
         training = stored["training"] or {}
-        if missing := {*self.state(), "optimiser"} - {"mps", "scaler"} - set(training):
+        if missing := {*self.state(), "optimiser"} - {"mps", "scaler", "memory"} - set(training):
             raise UserError(other_version(self.path, f"it lacks {', '.join(sorted(missing))} of a run to go on with"))
         load_tuned(self.model, stored["state"], self.path)
         self.take(training)

@@ -26,6 +26,8 @@ class TunedCLIP(nn.Module):
     key = ""  # set by `register`
     label = "CLIP"
     stages: tuple[int, ...] = (2,)
+    statistics: tuple[str, ...] = ()  # buffers that `fit_features` fills: they are saved with what is trained
+    memory: tuple[str, ...] = ()  # buffers that training alone needs, and has to find again where it goes on
     trained_on = None  # `Split.training` of the split that the model is built for
 
     def __init__(self, clip: PromptableCLIP, classes: Sequence[str], domains: Sequence[str], config: Config) -> None:
@@ -51,6 +53,10 @@ class TunedCLIP(nn.Module):
 
     def trainable(self, stage: int) -> dict[str, list[nn.Parameter]]:
         """{"prompts" | "simulator" | "heads": parameters that train in `stage`}; each group has its learning rate."""
+        raise NotImplementedError
+
+    def fit_features(self, features: torch.Tensor, class_index: torch.Tensor, domain_index: torch.Tensor) -> None:
+        """Fills `statistics` from CLIP's own features [n, D] of the training images; indices [n] as in `loss`."""
         raise NotImplementedError
 
     def heads(self) -> list[nn.Parameter]:
@@ -110,11 +116,12 @@ class TunedCLIP(nn.Module):
         return groups
 
     def tuned_state(self, stages: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
-        """{name: tensor} of everything that any stage, or those given, trains: what a checkpoint has to hold beside the
-        backbone."""
+        """{name: tensor} of everything that any stage, or those given, trains, and without `stages` of the statistics:
+        what a checkpoint has to hold beside the backbone."""
         names = {id(parameter): name for name, parameter in self.named_parameters()}
         parameters = [p for stage in stages or self.stages for group in self.trainable(stage).values() for p in group]
-        return dict(sorted((names[id(p)], p.detach()) for p in {id(p): p for p in parameters}.values()))
+        trained = sorted((names[id(p)], p.detach()) for p in {id(p): p for p in parameters}.values())
+        return dict(trained) | ({} if stages else {name: self.get_buffer(name) for name in self.statistics})
 
 
 #: Every registered method by its key.

@@ -46,7 +46,7 @@ def test_ten_lines_of_the_readme_search_and_train(toy_folder, tmp_path, monkeypa
 
 def test_a_method_of_ones_own_in_ten_lines(own_methods, toy_folder, tmp_path, monkeypatch, capsys):
     """Trained, saved, loaded, evaluated, and compared by `ablate`, whose runs are processes of their own."""
-    (block,) = (block for block in python_blocks("CONTRIBUTING.md") if "@register" in block)
+    (block,) = (block for block in python_blocks("CONTRIBUTING.md") if '@register("mine")' in block)
     assert len([line for line in block.splitlines() if line]) <= 10
     file = tmp_path / "mine.py"
     file.write_text(block)
@@ -77,6 +77,18 @@ def test_a_method_of_ones_own_in_ten_lines(own_methods, toy_folder, tmp_path, mo
     monkeypatch.delitem(METHODS, "mine")  # as in a new process
     with pytest.raises(UserError, match="--import FILE"):
         load_checkpoint(path)
+
+
+def test_a_method_without_training_of_ones_own(own_methods, toy_folder, tmp_path, capsys):
+    """The way from a paper to a row ends in a row: computed, saved, loaded."""
+    (block,) = (block for block in python_blocks("CONTRIBUTING.md") if '@register("standardised")' in block)
+    file = tmp_path / "mine.py"
+    file.write_text(block)
+    data, own = ["--data", str(toy_folder), "--artifacts", str(tmp_path)], ["--import", str(file)]
+    cli.main(["train", "--method", "standardised", *own, *data, "--unseen-domain", "sketch"])
+    assert "Standardised" in set(pd.read_csv(tmp_path / "results.csv").method)
+    model = load_checkpoint(tmp_path / "runs" / "mini-standardised-sketch-seed0" / "model.pt")
+    assert isinstance(model, METHODS["standardised"]) and (model.scale < 1).all()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ ORDER = (
     "ablations",
     "baselines",
     "followers",
+    "adapters",
+    "training_free",
     "methods",
     "ranking",
     "metrics",
@@ -110,8 +112,8 @@ EXTRAS = {
     "prosutils/teaching": ("notebooks",),
     "data_scripts": ("data", "notebooks", "formats"),
     "assignments": ("assignments", "test"),
-    "tests": ("test", "assignments", "formats"),
-    "studies": ("test",),
+    "tests": ("test", "assignments", "formats", "metrics"),
+    "studies": ("test", "metrics"),
     "figures": ("test",),
     "notebooks": ("test",),
 }
@@ -128,12 +130,13 @@ IMPORT_NAMES = {
     "nbclient": "nbconvert",
     "jupyter_client": "nbconvert",
     "packaging": "pytest",
+    "pytorch_metric_learning": "pytorch-metric-learning",
 }
 
 
 @pytest.mark.parametrize("folder", EXTRAS)
 def test_every_imported_package_is_listed_with_a_lower_bound(folder):
-    own = {"prosutils", "conftest", "launched", "tomli", "tomllib", "google"} | {
+    own = {"prosutils", "conftest", "launched", "tomli", "tomllib", "google", "oml"} | {
         path.stem
         for name in ("data_scripts", "assignments", "notebooks", "studies")
         for path in (ROOT / name).glob("*.py")
@@ -185,7 +188,8 @@ def test_the_lock_file_is_in_step_with_pyproject():
     }
     assert own["version"] == PROJECT["version"]
     assert locked == {
-        name.lower().replace("_", "-"): bound for name, bound in listed("test", "assignments", "formats").items()
+        name.lower().replace("_", "-"): bound
+        for name, bound in listed("test", "assignments", "formats", "metrics").items()
     }
     assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
 
