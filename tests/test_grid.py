@@ -98,7 +98,7 @@ def test_ablations_and_oracles_name_methods_that_exist():
     assert choose(["baselines", "switches"], ["ProS", "Heads only"]) == ["Heads only", "ProS"]
     with pytest.raises(UserError, match="Unknown grid 'all'. Known: ablations, baselines"):
         choose(["all"])
-    with pytest.raises(UserError, match="Unknown case 'Pros'. Known: CoOp"):
+    with pytest.raises(UserError, match="Unknown case 'Pros'. Known: Centred, CoOp"):
         choose(["baselines"], ["Pros"])
 
 

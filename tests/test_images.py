@@ -495,7 +495,7 @@ def test_dollars_and_characters_without_a_font_are_drawn(tmp_path):
         warnings.filterwarnings("ignore", ".*deprecated.* use")  # an old matplotlib with a new pyparsing
         figure = show_images([draw_toy("emoji", "gem", 0)] * len(names), names)
         figure.png()
-    shown = texts(figure)
+    shown = [text.replace("\n", "") for text in texts(figure)]  # long ones take two lines
     assert r"Ba\$\$in" in shown and "caf\u00e9" in shown and "a b" in shown
     if ord("\u5b66") not in known_characters():
         assert r"\u5b66\u6821" in shown
