@@ -21,7 +21,7 @@ else:
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignments", "grade")
+TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "site", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them, room by room.
 ORDER = (
     "files",
@@ -105,6 +105,7 @@ EXTRAS = {
     "tests": ("test", "assignments", "formats"),
     "studies": ("test",),
     "figures": ("test",),
+    "site": ("site",),
     "notebooks": ("test",),
 }
 IMPORT_NAMES = {
@@ -127,7 +128,7 @@ IMPORT_NAMES = {
 def test_every_imported_package_is_listed_with_a_lower_bound(folder):
     own = {"prosutils", "conftest", "tomli", "tomllib", "google"} | {
         path.stem
-        for name in ("data_scripts", "assignments", "notebooks", "studies")
+        for name in ("data_scripts", "assignments", "notebooks", "site", "studies")
         for path in (ROOT / name).glob("*.py")
     }
     known = listed(*EXTRAS[folder])
@@ -287,6 +288,7 @@ RUNS = {
     "solved": ["-m pytest --numprocesses 2 tests/test_solved_notebooks.py"],
     "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"],
     "notebooks": ["notebooks/execute.py"],
+    "site": ["site/build.py"],
     "assignments": ["assignments/course.py release"],
     "grade": ["assignments/course.py grade"],
 }
