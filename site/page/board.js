@@ -5,7 +5,7 @@
 import { averaged, chalk } from "./chalk.js";
 import { onWhite } from "./pixels.js";
 
-export const SIDE = 320;
+export const SIDE = 256;
 const INK = "#222222", FILL = 0.83, LEAST = 0.3;   // as prosutils/show/widget_parts.py places a drawing
 const GROUND = [0.13, 0.19, 0.17];
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -40,7 +40,7 @@ function boxOf(data, side) {
 export function makeBoard(canvas, cursor, changed) {
   const screen = canvas.getContext("2d"), full = blank(SIDE), sheets = {};
   let items = [], stroke = null, pen = [SIDE / 2, SIDE / 2], penDown = false, redraw = PLAIN, strength = 1, frame = 0;
-  let width = 14, erase = false, box = null;
+  let width = 11, erase = false, box = null;
   canvas.width = canvas.height = SIDE;
 
   const upload = () => items.at(-1)?.upload;
@@ -140,7 +140,7 @@ export function makeBoard(canvas, cursor, changed) {
   canvas.addEventListener("keydown", (event) => {
     const step = STEPS[event.key];
     if (step) {
-      pen = pen.map((x, i) => Math.min(SIDE, Math.max(0, x + step[i] * (event.shiftKey ? 24 : 6))));
+      pen = pen.map((x, i) => Math.min(SIDE, Math.max(0, x + step[i] * (event.shiftKey ? 20 : 5))));
       if (penDown) stroke.points.push([...pen]);
       refresh(penDown);
     } else if (event.key === " ") {

@@ -51,9 +51,9 @@ export function chalk(side, lattices, stick) {
   return function redraw(data, strength) {
     const pixels = side * side, ink = new Float32Array(pixels), colour = new Float32Array(3 * pixels);
     for (let i = 0; i < pixels; i++) {
-      const alpha = data[4 * i + 3] / 255, missing = [0, 1, 2].map((c) => (1 - data[4 * i + c] / 255) * alpha);
-      ink[i] = Math.max(...missing);
-      for (let c = 0; c < 3; c++) colour[3 * i + c] = 1 - missing[c] / Math.max(ink[i], 1e-6);
+      const alpha = data[4 * i + 3] / 255, darkest = Math.min(data[4 * i], data[4 * i + 1], data[4 * i + 2]);
+      ink[i] = (1 - darkest / 255) * alpha;
+      for (let c = 0; c < 3; c++) colour[3 * i + c] = 1 - (1 - data[4 * i + c] / 255) * alpha / Math.max(ink[i], 1e-6);
     }
     const eased = 1 - (1 - strength) ** 2, ground = BOARD.map((dark) => mix(1, dark, eased));
     const light = (ground[0] + ground[1] + ground[2]) / 3 > 0.5;         // a light ground keeps the drawing's colour

@@ -5,6 +5,7 @@ import { startTour } from "./tour.js";
 
 const COUNT = 10, MOST_PIXELS = 5e7, LARGEST_SIDE = 1024;
 const EMPTY = "The board is empty: draw on it with the pointer, or press space on it and use the arrow keys.";
+const NARROW = matchMedia("(max-width: 720px)");
 const $ = (id) => document.getElementById(id);
 
 let site, worker, ready = false, waiting = false, later = false, settled = false, number = 0;
@@ -122,7 +123,9 @@ function strip({ key, ranks }) {
   }
   const target = $("target").value, hits = ranks.filter(([, place]) => site.classes[site.gallery.class[place]] === target);
   if (target) head.append(element("small", { textContent: `${hits.length} of ${ranks.length} right` }));
-  box.append(element("ol", { ariaLabel: `First ${ranks.length} emoji by ${method.label}` },
+  const list = { ariaLabel: `First ${ranks.length} emoji by ${method.label}` };
+  if (NARROW.matches) list.tabIndex = 0;                             // it scrolls sideways, by arrow keys too
+  box.append(element("ol", list,
     ...ranks.map(([score, place], i) => card(score, place, i + 1))));
   return box;
 }
