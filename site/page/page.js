@@ -85,13 +85,18 @@ function ask(done = true) {
     return;
   }
   const picture = board.picture(site.chalk.side);
-  waiting = true;
+  busy(true);
   worker.postMessage({ kind: "question", number: ++number, picture, strength: Number($("strength").value), methods: methods(),
     prompts: checked("prompts"), all: checked("gallery") === "all", count: COUNT }, [picture.data.buffer]);
 }
 
+function busy(value) {
+  waiting = value;
+  $("strips").setAttribute("aria-busy", String(value));
+}
+
 function answered() {
-  waiting = false;
+  busy(false);
   if (!later) return;
   later = false;
   ask(settled);
@@ -152,7 +157,8 @@ function show({ strips, shown, spent, number }) {
 
 function startWorker() {
   worker?.terminate();
-  ready = waiting = later = false;
+  ready = later = false;
+  busy(false);
   $("loading").hidden = false;
   worker = new Worker("worker.js", { type: "module" });
   worker.onerror = (event) => failed(event.message || "the worker could not be started");
