@@ -181,6 +181,12 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, dict
     return index
 
 
+def same_token(method: Method, methods: list[Method]) -> str:
+    """The key of the first method with the same class token: without prompts both read the same before the projection."""
+    token = class_token(method.model)
+    return next(each.key for each in methods if torch.equal(class_token(each.model), token))
+
+
 def measured(run: Experiment, features: Features, methods: list[Method]) -> list[dict[str, Any]]:
     """UCDR mAP@200 of every method, with and without its prompts: chalk drawings of unseen classes against emoji."""
     split, labels = run.split, run.data.class_index
@@ -304,7 +310,13 @@ def describe(run: Experiment, features: Features, methods: list[Method], rows: t
             "unseen": torch.isin(rows, run.split.gallery).tolist(),
         },
         "methods": [
-            dict(key=each.key, label=each.label, about=each.about, simulator=each.simulator, prompts=each.prompts)
+            dict(
+                key=each.key,
+                label=each.label,
+                about=each.about,
+                simulator=each.simulator,
+                token=same_token(each, methods),
+            )
             for each in methods
         ],
         "measured": {"queries": len(run.split.query), "mAP@200": measured(run, features, methods)},

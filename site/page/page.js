@@ -261,6 +261,7 @@ function buildControls() {
     if ($("upload").files.length) usePicture($("upload").files[0]);
     $("upload").value = "";
   };
+  NARROW.addEventListener("change", () => ask());
   setStrength(1);
 }
 
@@ -321,6 +322,7 @@ async function start() {
   startTour(stage, buildNumbers());
   buildExamples().catch(() => { $("examples").textContent = "The example drawings did not load."; });
   keepShell();
+  new Image().src = "gallery.webp";                                   // before the first answer needs it
   startWorker();
 }
 

@@ -58,13 +58,20 @@ function joined(a, b) {                                              // tokens [
   return { shape: [1, a.shape[1] + b.shape[1], a.shape[2]], values };
 }
 
-// A feature [D] by a method, not normalised: the scale of the query changes no rank.
-async function featureOf(patches, method, prompts) {
-  const token = arrays[`class_token/${method.key}`].values;
-  let first = { shape: [1, 1, token.length], values: token.slice() };
-  if (method.simulator && prompts === "own") first = joined(first, await run(method.simulator, { patches }));
-  const { values } = await run("blocks", { first, patches });
-  const { shape: [width, size], values: projection } = arrays[`projection/${method.key}`];
+// What the projection of a method reads, [W]. simulator: null where no prompts are used.
+async function readOut(patches, token, simulator) {
+  const { values } = arrays[`class_token/${token}`];
+  let first = { shape: [1, 1, values.length], values: values.slice() };
+  if (simulator) first = joined(first, await run(simulator, { patches }));
+  return (await run("blocks", { first, patches })).values;
+}
+
+// A feature [D] by a method, not normalised: the scale of the query changes no rank. known: of the same picture, what
+// methods have read before; those that differ in nothing but the projection share it.
+async function featureOf(patches, { key, token, simulator }, prompts, known) {
+  const used = prompts === "own" ? simulator : null, name = `${token} ${used}`;
+  const values = known[name] ??= await readOut(patches, token, used);
+  const { shape: [width, size], values: projection } = arrays[`projection/${key}`];
   const feature = new Float32Array(size);
   for (let i = 0; i < width; i++)
     for (let j = 0; j < size; j++) feature[j] += values[i] * projection[i * size + j];
@@ -93,14 +100,14 @@ function prepared({ picture, strength }) {
 async function answer(question) {
   const start = performance.now(), seen = prepared(question), { size } = site.pixels;
   const patches = await run("stem", { image: { shape: [1, 3, size, size], values: evalTransform(seen, site.pixels) } });
-  const strips = [];
+  const strips = [], known = {};
   for (const key of question.methods) {
     const method = site.methods.find((each) => each.key === key);
     if (question.prompts === "own" && method.simulator && !sessions[method.simulator]) {
       strips.push({ key, ranks: null });                             // its simulator is still on the way
       continue;
     }
-    const feature = await featureOf(patches, method, question.prompts);
+    const feature = await featureOf(patches, method, question.prompts, known);
     strips.push({ key, ranks: ranked(feature, method, question.prompts, question.all, question.count) });
   }
   const shown = seen.width === site.pixels.side && seen.height === site.pixels.side ? seen : square(seen, size);
