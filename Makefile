@@ -11,7 +11,7 @@ NBGRADER := .venv/nbgrader
 SOLVED := tests/test_solved_notebooks.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test solved lab notebooks assignments grade
+.PHONY: help tutorial test solved lab notebooks site assignments grade
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 
 notebooks: $(INSTALLED) ## run every notebook in place and save it with what it shows
 	$(BIN)/python notebooks/execute.py
+
+site: $(INSTALLED) ## build the page on which one draws and retrieves, for any file server, into build/site (needs npm)
+	$(BIN)/python site/build.py
 
 assignments: $(NBGRADER) ## build the student versions of the assignments (assignments/README.md)
 	$(BIN)/python assignments/course.py release

@@ -21,7 +21,7 @@ else:
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "assignments", "grade")
+TARGETS = ("help", "tutorial", "test", "solved", "lab", "notebooks", "site", "assignments", "grade")
 #: A module imports only from those before it: the order in which a learner meets them, room by room.
 ORDER = (
     "files",
@@ -115,6 +115,7 @@ EXTRAS = {
     "tests": ("test", "assignments", "formats", "metrics"),
     "studies": ("test", "metrics"),
     "figures": ("test",),
+    "site": ("site",),
     "notebooks": ("test",),
 }
 IMPORT_NAMES = {
@@ -138,7 +139,7 @@ IMPORT_NAMES = {
 def test_every_imported_package_is_listed_with_a_lower_bound(folder):
     own = {"prosutils", "conftest", "launched", "tomli", "tomllib", "google", "oml"} | {
         path.stem
-        for name in ("data_scripts", "assignments", "notebooks", "studies")
+        for name in ("data_scripts", "assignments", "notebooks", "site", "studies")
         for path in (ROOT / name).glob("*.py")
     }
     known = listed(*EXTRAS[folder])
@@ -299,6 +300,7 @@ RUNS = {
     "solved": ["-m pytest --numprocesses 2 tests/test_solved_notebooks.py"],
     "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"],
     "notebooks": ["notebooks/execute.py"],
+    "site": ["site/build.py"],
     "assignments": ["assignments/course.py release"],
     "grade": ["assignments/course.py grade"],
 }

@@ -1,0 +1,597 @@
+"""The page in site/: built, served by a plain file server, and used in Chromium; its ranks are compared with Python's.
+
+Needs npm (for onnxruntime-web), a browser and its driver, and is skipped where they are missing. PROSUTILS_SITE=build/site
+tests that folder instead of building one; PROSUTILS_SCREENSHOTS=folder keeps pictures of the page.
+"""
+
+import base64
+import contextlib
+import functools
+import http.server
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from prosutils import pictonet, techniques
+from prosutils.domains import eval_transform
+from prosutils.evaluation import embed_rows, model_transform
+from prosutils.files import UserError
+from prosutils.parts import embed_rows_with_prompts
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "site"))
+pytest.importorskip("onnxruntime", reason="the page's packages are missing: pip install -e .[site]")
+import build  # noqa: E402
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
+By = pytest.importorskip("selenium.webdriver.common.by").By
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+PointerInput = pytest.importorskip("selenium.webdriver.common.actions.pointer_input").PointerInput
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no browser to test the page in: apt-get install chromium chromium-driver"
+)
+VARIANTS = [("zero-shot", "none"), ("heads", "none")] + [
+    (m, p) for m in ("pros", "pros-heads") for p in ("own", "none")
+]
+
+
+# ---- the build ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the built page."""
+    if folder := os.environ.get("PROSUTILS_SITE"):
+        return Path(folder)
+    try:
+        build.runtime_archive()
+    except UserError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("built") / "site"
+    build.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def about(site):
+    return json.loads((site / "site.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def models():
+    """(Experiment, {key: Method})."""
+    run, methods = build.load_methods()
+    return run, {method.key: method for method in methods}
+
+
+def test_half_precision_keeps_the_ranks(site):
+    report = json.loads((site / "parity.json").read_text())
+    assert [(each["method"], each["prompts"]) for each in report["variants"]] == VARIANTS
+    assert report["drawings"] >= 50
+    build.refuse_disparity(report)  # within the bounds
+
+
+@pytest.mark.parametrize(
+    "name, value", [("largest_difference", 0.1), ("equal_first_ten", 0.5), ("equal_first_ten", math.nan)]
+)
+def test_a_page_beyond_the_bounds_is_refused(name, value):
+    variant = dict(method="pros", prompts="own", largest_difference=0.0, equal_first_ten=1.0)
+    build.refuse_disparity({"variants": [variant]})
+    with pytest.raises(UserError, match="pros with own prompts"):
+        build.refuse_disparity({"variants": [variant | {name: value}]})
+
+
+def test_the_first_answer_takes_at_most_25_megabytes(site, about):
+    worker = (site / "worker.js").read_text()
+    first = json.loads(worker.split("const FIRST = ")[1].split(";")[0])
+    files = about["files"]
+    shell = [name for name in files if name.endswith((".html", ".css", ".js", ".mjs", ".webp", ".png", ".svg"))]
+    assert set(first) <= set(files) and "gallery.webp" in shell
+    assert sum(files[name]["bytes"] for name in {*first, *shell}) + (site / "site.json").stat().st_size < 25e6
+
+
+def test_a_build_without_npm_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROSUTILS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="npm is missing.*install Node.js"):
+        build.runtime_archive()
+    (tmp_path / f"onnxruntime-web-{build.RUNTIME}.tgz").write_bytes(b"another")
+    with pytest.raises(UserError, match="is not the onnxruntime-web"):
+        build.runtime_archive()
+
+
+def test_a_build_keeps_what_is_not_its_own(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="choose another folder"):
+        build.build(tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+# ---- the page ----------------------------------------------------------------------------------------------
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A plain file server that can lose files (`missing`) or break off in the middle of them (`short`)."""
+
+    daemon_threads = True
+    missing, short = frozenset(), frozenset()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.lstrip("/").split("?")[0]
+        if name in self.server.missing:
+            self.send_error(404)
+        elif name in self.server.short:
+            content = (Path(self.directory) / name).read_bytes()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+        else:
+            super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def served(site):
+    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def browser(script=None, size="1280,1400"):
+    """A browser with an empty profile that reaches no other host; `script` runs before the page's own."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync "
+        "disable-background-networking disable-component-update"
+    ).split():
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--window-size={size}")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(120)
+    if script:
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait_for(condition, seconds=90, what="the page"):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+def visit(page, server):
+    page.get(server.address)
+    wait_for(lambda: page.execute_script("return document.body.dataset.complete"), 180, "the models")
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    with served(site) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    if not (BROWSER and DRIVER):
+        pytest.skip("no browser to test the page in: apt-get install chromium chromium-driver")
+    with browser() as page:
+        visit(page, server)
+        yield page
+
+
+@pytest.fixture
+def board(page):
+    """The page with an empty board, all methods chosen, own prompts, the unseen classes, chalk at full strength."""
+    page.execute_script("""
+        document.getElementById("clear").click();
+        for (const input of document.querySelectorAll("#methods input")) input.checked = true;
+        for (const value of ["own", "unseen"]) document.querySelector(`input[value=${value}]`).checked = true;
+        document.getElementById("methods").dispatchEvent(new Event("change"));
+        const strength = document.getElementById("strength");
+        strength.value = 1;
+        strength.dispatchEvent(new Event("input"));
+        window.scrollTo(0, 0);""")
+    settle(page)
+    return page
+
+
+def find(page, name):
+    return page.find_element(By.ID, name)
+
+
+def settle(page):
+    """Wait until what was changed is drawn and answered."""
+
+    def quiet():
+        return page.execute_async_script("""
+            const done = arguments[0], strips = document.getElementById("strips");
+            requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() =>
+              done(strips.getAttribute("aria-busy") !== "true"))));""")
+
+    wait_for(quiet, 60, "an answer")
+
+
+def choose(page, value):
+    page.execute_script("document.querySelector(`input[value='${arguments[0]}']`).click()", value)
+    settle(page)
+
+
+def take_example(page, number):
+    page.execute_script("document.querySelectorAll('#examples button')[arguments[0]].click()", number)
+    settle(page)
+
+
+def ranks(page):
+    """{method: [places in the gallery]} that the page shows."""
+    return page.execute_script("""
+        const strips = [...document.querySelectorAll(".strip")];
+        return Object.fromEntries(strips.map((strip) => [strip.dataset.method,
+          [...strip.querySelectorAll("li")].map((card) => Number(card.dataset.place))]));""")
+
+
+def seen(page):
+    """What the model sees, a PIL image."""
+    url = page.execute_script("return document.getElementById('seen').toDataURL()")
+    return Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
+
+
+def stroke(page, points, kind="mouse"):
+    """Draw through points [x, y] from the board's middle, in pixels of the screen."""
+    chain = webdriver.ActionChains(page, duration=15, devices=[PointerInput(kind, kind)])
+    chain.move_to_element_with_offset(find(page, "board"), *points[0]).click_and_hold()
+    for point in points[1:]:
+        chain.move_to_element_with_offset(find(page, "board"), *point)
+    chain.release().perform()
+
+
+@pytest.fixture(scope="session")
+def python_ranks(models, about):
+    """A function (key, prompts, image, gallery) -> (scores [G], its best ten places) by the package's models."""
+    run, methods = models
+    rows = run.splits[1].gallery
+    unseen = torch.tensor(about["gallery"]["unseen"])
+
+    @functools.cache
+    def gallery_features(key, prompts):
+        model = methods[key].model
+        if methods[key].simulator:
+            return normalize(embed_rows_with_prompts(model, run.data, rows, prompts), dim=1)
+        return normalize(embed_rows(model, run.data, rows), dim=1)
+
+    @torch.no_grad()
+    def rank(key, prompts, image, gallery="unseen"):
+        model = methods[key].model
+        pixels = model_transform(model)(image)[None]
+        without = methods[key].simulator and prompts == "none"
+        feature = model.encode_with_prompts(pixels, None) if without else model.encode_image(pixels)
+        scores = (normalize(feature, dim=1) @ gallery_features(key, prompts).T)[0]  # [G]
+        if gallery == "unseen":
+            scores = scores.masked_fill(~unseen, -2)
+        return scores, scores.argsort(descending=True)[:10].tolist()
+
+    return rank
+
+
+def same(ranked, scores, expected):
+    """Equal ranks; where two emoji change places, their scores are equal up to what half precision changes."""
+    return len(ranked) == 10 and np.allclose(scores[ranked], scores[expected], atol=3e-3)
+
+
+@needs_browser
+def test_a_stroke_is_answered_as_python_answers_it(board, python_ranks):
+    stroke(board, [(-90, 20), (-60, -50), (0, -80), (60, -50), (90, 20), (-90, 20)])
+    stroke(board, [(0, 20), (0, 90), (20, 110), (40, 90)])
+    settle(board)
+    shown, image = ranks(board), seen(board)
+    assert image.size == (64, 64) and set(shown) == {"zero-shot", "heads", "pros", "pros-heads"}
+    for key, ranked in shown.items():
+        prompts = "own" if "pros" in key else "none"
+        scores, expected = python_ranks(key, prompts, image)
+        assert same(ranked, scores, expected), key
+    assert "Answered in" in find(board, "status").text and find(board, "live").get_attribute("textContent")
+
+
+@needs_browser
+def test_ranks_change_while_one_draws(board):
+    chain = webdriver.ActionChains(board, duration=15)
+    chain.move_to_element_with_offset(find(board, "board"), -80, -80).click_and_hold()
+    chain.move_by_offset(160, 0).perform()
+    settle(board)
+    first = ranks(board)
+    webdriver.ActionChains(board, duration=15).move_by_offset(0, 160).move_by_offset(-160, 0).perform()
+    settle(board)
+    assert first and ranks(board) != first
+    webdriver.ActionChains(board).release().perform()
+
+
+@needs_browser
+def test_stored_drawings_get_pythons_first_ten_by_every_method(board, about, python_ranks):
+    shares = []
+    for number in range(len(about["examples"])):
+        take_example(board, number)
+        image = seen(board)
+        for prompts in ("own", "none"):
+            choose(board, prompts)
+            for key, ranked in ranks(board).items():
+                with_prompts = prompts if "pros" in key else "none"
+                scores, expected = python_ranks(key, with_prompts, image)
+                assert same(ranked, scores, expected), (number, key, prompts)
+                shares.append(np.mean(np.equal(ranked, expected)))
+    assert np.mean(shares) > 0.95
+
+
+@needs_browser
+def test_an_example_looks_as_the_benchmark_draws_it(board, site, about):
+    strip = Image.open(site / "examples.png")
+    for number in (0, 5, 11):
+        take_example(board, number)
+        picture = strip.crop((128 * number, 0, 128 * number + 128, 128))
+        for strength in (1, 0.5, 0):
+            board.execute_script(
+                "const s = document.getElementById('strength'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
+                strength,
+            )
+            settle(board)
+            expected = techniques.draw("chalk", picture, 64, strength, build.SEED)
+            difference = np.abs(np.asarray(seen(board), int) - np.asarray(expected, int))
+            assert difference.max() <= 3 and difference.mean() < 0.3, (number, strength, difference.max())
+    unseen = {name.replace("_", " ") for name in pictonet.classes()["unseen"]}
+    assert {name.replace("_", " ") for name in about["examples"]} <= unseen
+
+
+@needs_browser
+@pytest.mark.parametrize("size", [(64, 64), (200, 133), (56, 56), (40, 90), (2000, 60), (57, 301)])
+def test_preprocessing_equals_pythons(page, size):
+    """To float32's precision; a narrow picture differs by rounding, as Pillow resizes it in the other order."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (size[1] // 3 + 1, size[0] // 3 + 1, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
+    mean, std = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+    found = page.execute_async_script(
+        """const [data, [width, height], mean, std, done] = arguments;
+        const { evalTransform } = await import("./pixels.js");
+        const picture = { data: Uint8ClampedArray.from(atob(data), (x) => x.charCodeAt(0)), width, height, channels: 3 };
+        done([...evalTransform(picture, { size: 56, mean, std })]);""",
+        base64.b64encode(image.tobytes()).decode(),
+        size,
+        mean,
+        std,
+    )
+    difference = np.abs(np.array(found) - eval_transform(56, mean, std)(image).numpy().ravel())
+    assert difference.max() < (0.1 if size == (57, 301) else 1e-4) and difference.mean() < 0.01
+
+
+@needs_browser
+def test_methods_prompts_and_galleries_can_be_switched(board, about, python_ranks):
+    take_example(board, 3)
+    own = ranks(board)
+    choose(board, "heads")  # unchecks it
+    assert set(ranks(board)) == {"zero-shot", "pros", "pros-heads"}
+    choose(board, "none")
+    none = ranks(board)
+    assert none["zero-shot"] == own["zero-shot"] and none["pros"] != own["pros"]
+    choose(board, "all")
+    whole, image = ranks(board), seen(board)
+    for key, ranked in whole.items():
+        assert same(ranked, *python_ranks(key, "none", image, "all"))
+    hits = board.find_elements(By.CSS_SELECTOR, "li.hit")
+    name = about["examples"][3].replace("_", " ")
+    assert all(name in hit.text for hit in hits) and find(board, "target").get_attribute("value") == name
+
+
+@needs_browser
+def test_the_board_is_used_by_keyboard_alone(board):
+    assert "empty" in find(board, "status").text
+    board.execute_script("document.getElementById('board').focus()")
+    keys = webdriver.ActionChains(board, duration=15).send_keys(Keys.SPACE)
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP):
+        keys.send_keys(key * 12)
+    keys.send_keys(Keys.SPACE).perform()
+    settle(board)
+    drawn = ranks(board)
+    assert "Answered" in find(board, "status").text and seen(board).getextrema()[0][1] > 150
+    webdriver.ActionChains(board).send_keys(Keys.ESCAPE).perform()
+    settle(board)
+    assert "empty" in find(board, "status").text and "empty" in find(board, "live").get_attribute("textContent")
+    webdriver.ActionChains(board).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+    settle(board)
+    assert ranks(board) == drawn and "Answered" in find(board, "status").text
+
+
+@needs_browser
+def test_the_board_is_drawn_on_with_a_finger(board):
+    before = board.execute_script("return window.scrollY")
+    stroke(board, [(-80, -80), (0, 0), (60, 90)], "touch")
+    settle(board)
+    assert "Answered" in find(board, "status").text and board.execute_script("return window.scrollY") == before
+
+
+@needs_browser
+def test_every_control_has_a_name(page):
+    unnamed = page.execute_script("""
+        const named = (node) => node.textContent.trim() || node.ariaLabel || node.labels?.length;
+        return [...document.querySelectorAll("button, input, select, canvas[tabindex], progress, a")]
+          .filter((node) => !named(node)).map((node) => node.outerHTML);""")
+    assert not unnamed
+
+
+def upload(page, path):
+    page.execute_script("document.getElementById('alert').hidden = true")
+    find(page, "upload").send_keys(str(path))
+    settle(page)
+
+
+def alert(page):
+    node = find(page, "alert")
+    return node.text if node.is_displayed() else ""
+
+
+@needs_browser
+def test_a_picture_is_answered_as_python_answers_it(board, python_ranks, tmp_path):
+    picture = pictonet.load_drawing(pictonet.manifest()[40], 150)
+    picture = picture.resize((230, 150))
+    picture.save(tmp_path / "picture.png")
+    upload(board, tmp_path / "picture.png")
+    assert not alert(board)
+    for key, ranked in ranks(board).items():
+        assert same(ranked, *python_ranks(key, "own" if "pros" in key else "none", picture)), key
+    before = ranks(board)
+    stroke(board, [(-80, -80), (0, 0), (60, 90)])  # begins a drawing of its own
+    settle(board)
+    assert seen(board).size == (64, 64) and ranks(board) != before
+
+
+@needs_browser
+def test_pictures_that_cannot_be_used_are_named(board, tmp_path):
+    take_example(board, 0)
+    before = ranks(board)
+    (tmp_path / "letter.png").write_text("dear")
+    upload(board, tmp_path / "letter.png")
+    assert "letter.png cannot be used" in alert(board)
+    Image.new("1", (10000, 10001)).save(tmp_path / "huge.png")
+    upload(board, tmp_path / "huge.png")
+    assert "100 million pixels" in alert(board) and ranks(board) == before
+    board.execute_script("document.getElementById('alert').hidden = true")
+
+
+@needs_browser
+def test_the_tour_explains_and_sets_the_stage(board):
+    titles = []
+    while find(board, "tour-next").is_enabled():
+        board.execute_script("document.getElementById('tour-next').click()")
+        settle(board)
+        titles.append(find(board, "tour-title").text)
+    assert len(titles) == 4 and len(ranks(board)) == 4
+    assert board.execute_script("return document.activeElement.id") == "tour-title"
+    board.execute_script("document.getElementById('tour-close').click()")
+    assert not find(board, "tour").is_displayed() and find(board, "tour-open").is_displayed()
+    board.execute_script("document.getElementById('tour-open').click()")
+
+
+@needs_browser
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
+def test_it_fits_wide_and_narrow_screens_in_both_schemes(board, width, scheme):
+    metrics = dict(width=width, height=1000, deviceScaleFactor=1, mobile=width < 500)
+    board.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    board.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        take_example(board, 7)
+        assert board.execute_script("return document.documentElement.scrollWidth") <= width
+        colour = board.execute_script("return getComputedStyle(document.body).backgroundColor")
+        brightness = sum(map(int, colour[4:-1].split(",")))
+        assert (brightness > 600) == (scheme == "light")
+        if folder := os.environ.get("PROSUTILS_SCREENSHOTS"):
+            shot = board.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+            Path(folder, f"site_{width}_{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
+    finally:
+        board.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        board.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@needs_browser
+def test_nothing_is_asked_of_another_host_and_nothing_fails(page, server):
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = {
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    }
+    assert asked and all(url.startswith((server.address, "data:", "blob:")) for url in asked), asked
+    severe = [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not [message for message in severe if "favicon" not in message]
+
+
+@needs_browser
+def test_after_the_first_visit_it_works_without_network(site, about):
+    with browser() as page:
+        with served(site) as server:
+            visit(page, server)
+            wait_for(lambda: "without network" in find(page, "offline").text, 20, "the note")
+            wanted = [name for name in about["files"] if name.count("/") == 0 and name != "parity.json"]
+            wait_for(lambda: kept(page) >= len(wanted), 30, "the files to be kept")
+        page.refresh()  # the server is gone
+        wait_for(lambda: page.execute_script("return document.body.dataset.complete"), 120, "the models")
+        take_example(page, 2)
+        assert all(len(found) == 10 for found in ranks(page).values())
+
+
+def kept(page):
+    """How many files the browser keeps."""
+    return page.execute_async_script("""
+        const done = arguments[0], sizes = [];
+        for (const key of await caches.keys()) sizes.push((await (await caches.open(key)).keys()).length);
+        done(sizes.reduce((a, b) => a + b, 0));""")
+
+
+@needs_browser
+def test_a_browser_without_webassembly_is_told_so(server):
+    with browser("delete window.WebAssembly") as page:
+        page.get(server.address)
+        assert "lacks WebAssembly" in wait_for(lambda: alert(page), 30, "a message")
+
+
+@needs_browser
+def test_without_storage_it_works_and_says_what_is_lost(server):
+    deny = "navigator.serviceWorker.register = () => Promise.reject(new DOMException('denied', 'SecurityError'))"
+    with browser(deny) as page:
+        visit(page, server)
+        assert "storage is denied" in find(page, "offline").text
+        take_example(page, 1)
+        assert len(ranks(page)["pros"]) == 10
+
+
+@needs_browser
+def test_a_broken_download_is_named_and_tried_again(site):
+    with served(site) as server, browser() as page:
+        server.short = {"models/blocks.onnx"}
+        page.get(server.address)
+        message = wait_for(lambda: alert(page), 120, "a message")
+        assert "models/blocks.onnx could not be downloaded" in message and "Try again" in message
+        server.short, server.missing = frozenset(), {"models/blocks.onnx"}
+        press_again(page)
+        assert "answered 404" in wait_for(lambda: alert(page), 120, "a message")
+        server.missing = frozenset()
+        press_again(page)
+        wait_for(lambda: page.execute_script("return document.body.dataset.complete"), 180, "the models")
+        take_example(page, 4)
+        assert len(ranks(page)["pros"]) == 10 and not alert(page)
+
+
+def press_again(page):
+    page.execute_script("document.querySelector('#alert button').click()")
+    assert not alert(page)
