@@ -49,7 +49,7 @@ def _right_mask(protocol, out, source, seen, unseen):
         "compare with `unseen`.": _mistaken(
             lambda p, out, source, seen, unseen: _right_mask(p, out, source, seen, ~seen)
         ),
-        "Your UcCDR asks with pictures of the gallery's domain as well. A query would find itself: leave that domain "
+        "Your UcCDR queries include pictures of the gallery's domain. A query would find itself: leave that domain "
         "out.": _mistaken(
             lambda p, out, source, seen, unseen: (
                 unseen & ~out if p == "UcCDR" else _right_mask(p, out, source, seen, unseen)
@@ -63,7 +63,7 @@ def _right_mask(protocol, out, source, seen, unseen):
         "You return UCDR's queries whatever the protocol is.": _mistaken(
             lambda p, out, source, seen, unseen: out & unseen
         ),
-        "You have exchanged UcCDR and UdCDR. The small letter says what is new: c, the class; d, the domain.": _mistaken(
+        "You have exchanged UcCDR and UdCDR. The small letter names what is new: c, the class; d, the domain.": _mistaken(
             lambda p, *masks: _right_mask({"UcCDR": "UdCDR", "UdCDR": "UcCDR"}.get(p, p), *masks)
         ),
         "You return a mask with True or False for every picture. Wanted are the numbers of the rows that are True: "
@@ -96,7 +96,7 @@ def query_rows(domain_index, class_index, protocol, held_out, gallery, seen, uns
         "Take the first ones as they come in `order`.": lambda d, order, n: torch.cat(
             [torch.nonzero(d == i).squeeze(1)[:n] for i in d.unique()]
         ),
-        "You returned places in `order`, not pictures: what stands at place j is the picture `order[j]`.": lambda d, order, n: (
+        "You returned places in `order`, not pictures: the picture at place j is `order[j]`.": lambda d, order, n: (
             torch.cat([torch.nonzero(d[order] == i).squeeze(1)[:n] for i in d.unique()])
         ),
         "You compared `domain_index` with pictures in another order. The domain of the picture "
