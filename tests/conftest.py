@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
 
+from prosutils import METHODS, load_clip
 from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
 
@@ -131,3 +132,24 @@ def notebook_exercises(path):
             solved = f"%%exercise {name}\n{answer}"
             found.append(NotebookExercise(name, stub, cell["metadata"].get("tags"), solved, imports))
     return found
+
+
+# --- A model of any method on mini-CLIP, and a batch for it ---
+
+CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    return torch.randn(4, 3, 56, 56), torch.tensor([0, 1, 3, 1]), torch.tensor([2, 0, 1, 1])
+
+
+def build(name, clip, **settings):
+    """An untrained model of a method for CLASSES and DOMAINS."""
+    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()

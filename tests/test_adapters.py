@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CLASSES, DOMAINS, build
 
 from prosutils import METHODS, UserError, load_checkpoint, load_clip, load_preset
 from prosutils.adapters import Agent, UnitAttention
@@ -12,23 +13,7 @@ from prosutils.evaluation import evaluate
 from prosutils.splits import make_split
 from prosutils.training import build_model, train
 
-CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
 SHORT = dict(stage1=dict(epochs=2, batch_size=9), stage2=dict(epochs=1, batch_size=6))
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip()
-
-
-@pytest.fixture
-def batch():
-    torch.manual_seed(0)
-    return torch.randn(4, 3, 56, 56), torch.tensor([0, 1, 3, 1]), torch.tensor([2, 0, 1, 1])
-
-
-def build(name, clip, **settings):
-    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()
 
 
 def parameters_of(model, stage):

@@ -3,27 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import build
 
 from prosutils import METHODS, UserError, load_clip, load_preset
 from prosutils.followers import cross_domain_triplet
 
-CLASSES, DOMAINS = ("house", "alarm_clock", "dog", "ice_cream"), ("emoji", "outline", "pixel")
 HEADS = {"clip.model.text_projection", "clip.model.visual.proj"}
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip()
-
-
-@pytest.fixture
-def batch():
-    torch.manual_seed(0)
-    return torch.randn(4, 3, 56, 56), torch.tensor([0, 1, 3, 1]), torch.tensor([2, 0, 1, 1])
-
-
-def build(name, clip, **settings):
-    return METHODS[name](clip, CLASSES, DOMAINS, load_preset("mini-near", **settings)).eval()
 
 
 def test_numbers_trained_at_the_papers_size():
