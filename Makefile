@@ -8,10 +8,9 @@ TORCH ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NBGRADER := .venv/nbgrader
-SOLVED := tests/test_solved_notebooks.py
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test solved lab notebooks site assignments grade
+.PHONY: help tutorial test lab notebooks site assignments grade
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -20,13 +19,10 @@ tutorial: $(INSTALLED) ## lay out the drawings, train ProS, measure it beside ze
 	$(BIN)/python -m prosutils tutorial
 
 # Two processes with half of the cores each are quicker than one with all, for operations as small as these.
-test solved: export OMP_NUM_THREADS := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
-test: $(NBGRADER) ## test the package, run every notebook and compare its marked outputs
+test: export OMP_NUM_THREADS := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
+test: $(NBGRADER) ## test the package, run every notebook, answer its exercises and compare its marked outputs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env \
-		tests notebooks --ignore $(SOLVED)
-
-solved: $(INSTALLED) ## run the notebooks once more, with the answers of their exercises filled in
-	$(BIN)/python -m pytest --numprocesses 2 $(SOLVED)
+		tests notebooks
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb
@@ -41,7 +37,7 @@ assignments: $(NBGRADER) ## build the student versions of the assignments (assig
 	$(BIN)/python assignments/course.py release
 
 grade: $(NBGRADER) ## grade the sample submissions of the assignments and compare with the points they should get
-	$(BIN)/python assignments/course.py grade
+	$(BIN)/python assignments/samples.py
 
 ifneq ($(UV),)
 VENV := $(UV) venv --quiet --seed --allow-existing --python $(PYTHON) .venv

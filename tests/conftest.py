@@ -1,6 +1,8 @@
 """What the tests share: a tiny `domain/class/image` folder of drawings, a model that learns nothing, and the notebooks'
 exercises."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -8,6 +10,7 @@ import re
 from collections import namedtuple
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -16,6 +19,7 @@ from PIL import Image, ImageDraw
 from prosutils import METHODS, load_clip
 from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
+from prosutils.teaching.exercises import EXERCISES, tell
 
 #: Examples of each property that Hypothesis draws; 0: some.
 EXAMPLES = int(os.environ.get("PROSUTILS_FUZZ", "0"))
@@ -32,8 +36,26 @@ TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
 
 
 def pytest_collection_modifyitems(items):
-    """Notebooks, the longest files, go first, so that two processes end at about the same time."""
+    """Exercises of notebooks are tried with their answers too. Notebooks, the longest files, go first, so that two
+    processes end at about the same time."""
+    items[:] = [part for item in items for part in (item, *with_answer(item))]
     items.sort(key=lambda item: item.path.suffix != ".ipynb")
+
+
+def with_answer(item):
+    """[a cell of nbval that runs after the unsolved exercise `item` and must print that its answer is right], or []."""
+    source = item.cell.source if hasattr(item, "cell") else ""
+    if not source.startswith("%%exercise "):
+        return []
+    found = next(exercise for exercise in notebook_exercises(item.path) if exercise.stub == source)
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        tell(True, f"Right. {EXERCISES[found.name].good_for}")
+    outputs = [nbformat.v4.new_output("stream", text=told.getvalue())]
+    cell = nbformat.v4.new_code_cell(found.solved, outputs=outputs, execution_count=1)
+    name = f"{item.name}, answered"
+    options = item.options | {"check": True}
+    return [type(item).from_parent(item.parent, name=name, cell_num=item.cell_num, cell=cell, options=options)]
 
 
 def draw_toy(domain, name, number, size=32):
