@@ -7,7 +7,7 @@
     python assignments/course.py feedback NAME                # autograded/ -> feedback/
     python assignments/course.py export --form moodle         # grades, moodle, canvas or gradescope
     python assignments/course.py similar NAME                 # pairs of answers that are alike
-    python assignments/course.py grade                        # make grade: the sample submissions, and a table
+    python assignments/samples.py                             # make grade: the sample submissions, and a table
 
 All call nbgrader's own steps with nbgrader_config.py; `nbgrader generate_assignment`, `autograde`,
 `generate_feedback` and `export` do the same when called in this folder, one submission after the other.
@@ -32,6 +32,8 @@ from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from protection import find_alembic, read_state, write_state
 from traitlets.config import Config, PyFileConfigLoader
+
+from prosutils.files import end_with_parent
 
 warnings.filterwarnings("ignore", module="nbgrader")  # its gradebook and a newer SQLAlchemy
 HERE = Path(__file__).resolve().parent
@@ -136,7 +138,7 @@ def autograde_one(root, assignment, student, settings=None):
 def autograde(root, assignment, students, workers=1, settings=None, show=print):
     """Grades submissions, `workers` at a time, each by itself. Calls `show` with a line for each as it ends."""
     root = Path(root).resolve()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
         waiting = {pool.submit(autograde_one, root, assignment, student, settings): student for student in students}
         for done in as_completed(waiting):
             student = waiting[done]
@@ -243,13 +245,6 @@ def do_similar(options):
     print("Alike is no proof: read both.")
 
 
-def do_grade(options):
-    import samples  # here, for it imports this module
-
-    use_container()
-    return samples.check(options.only.split(",") if options.only else None, options.workers)
-
-
 def parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--course", default=str(HERE), help="folder of the course (default: this one)")
@@ -275,9 +270,6 @@ def parser():
     step.add_argument("--to", help="file (default: FORM.csv)")
     step = command("similar", do_similar, "list answers that are alike")
     step.add_argument("--at-least", type=float, default=0.8, help="likeness from 0 to 1 (default: 0.8)")
-    step = command("grade", do_grade, "grade the sample submissions and compare", assignment=False)
-    step.add_argument("--only", help="names of submissions, separated by commas")
-    workers(step)
     return parser
 
 

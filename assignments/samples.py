@@ -1,13 +1,17 @@
 """Sample submissions: what students hand in, right, wrong and hostile, and the points that each should get.
 
-`make grade` grades all of them as a course of students would be graded, and compares. Behind every hostile submission
+    python assignments/samples.py --only empty,copied         # without --only all of them: make grade
+
+It grades all of them as a course of students would be graded, and compares. Behind every hostile submission
 there is another, right one that must be graded all the same.
 """
 
+import argparse
 import copy
 import csv
 import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -184,7 +188,7 @@ def neighbour(row):
 
 
 def check(only, workers):
-    """Grades the samples, prints the table, and returns whether some got other points than they should."""
+    """Grades samples, all or those named, prints the table, and returns whether some got other points than they should."""
     rows = [row for row in read_table() if not only or row["submission"] in only]
     if not sandbox.engine():
         rows = [row for row in rows if row["submission"] != "passes_the_fence"]  # it would, and harm this machine
@@ -210,3 +214,16 @@ def check(only, workers):
         f"the attacks have left: {'; '.join(traces) or 'nothing'}. Feedback and nbgrader's log: assignments/grading/"
     )
     return bool(failed or traces)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="names of submissions, separated by commas")
+    course.workers(parser)
+    options = parser.parse_args()
+    course.use_container()
+    return check(options.only.split(",") if options.only else None, options.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,7 +32,7 @@ import requests
 from gdown.exceptions import DownloadError
 from tqdm import tqdm
 
-from prosutils.files import UserError
+from prosutils.files import UserError, only_one
 from prosutils.image_files import IMAGE_SUFFIXES, find_fault, list_files
 from prosutils.names import print_any_name, readable
 from prosutils.published import load_benchmark
@@ -350,11 +350,7 @@ def lay_out(source, domain, class_name):
 def fetch(name, target, store):
     """Download what is missing of a benchmark and lay it out in `target`; domains that are there stay."""
     source, benchmark = SOURCES[name], load_benchmark(name)
-    missing = [
-        archive
-        for archive in source["archives"]
-        if not all((target / domain).exists() for domain in archive["folders"].values())
-    ]
+    missing = [archive for archive in source["archives"] if not unpacked(archive, target)]
     print(
         f"{name}: {source['page']} (licence: {source['licence']})\n"
         f"{len(missing)} of {len(source['archives'])} archives to unpack"
@@ -368,9 +364,14 @@ def fetch(name, target, store):
     print(f"The archives in {store} are no longer needed.")
 
 
+def unpacked(archive: dict, target: Path) -> bool:
+    return all((target / domain).exists() for domain in archive["folders"].values())
+
+
 def install(archive: dict, target: Path, store: Path, class_name, elsewhere: Sequence[str]) -> None:
     """Download and unpack an archive, once more where it turns out to be damaged; where no address gives it, its tables
-    on the hub. Raises the first UserError where these fail too, with theirs."""
+    on the hub. Where another process is at it, waits for that one. Raises the first UserError where these fail too, with
+    theirs."""
 
     def from_archive():
         unpack(download(archive, store, elsewhere), archive["folders"], target, class_name)
@@ -379,17 +380,20 @@ def install(archive: dict, target: Path, store: Path, class_name, elsewhere: Seq
         files = archive["tables"]["files"]
         unpack_tables([download(file, store, elsewhere) for file in files], archive["tables"], target, class_name)
 
-    try:
-        twice(from_archive, [store / archive["file"]])
-    except UserError as error:
-        if "tables" not in archive:
-            raise
-        print(f"{error}\nThe mirror on the Hugging Face hub is tried.")
+    with only_one(store / archive["file"]):
+        if unpacked(archive, target):  # by the process that was waited for
+            return
         try:
-            pyarrow_parquet()  # before hundreds of megabytes are fetched
-            twice(from_tables, [store / file["file"] for file in archive["tables"]["files"]])
-        except UserError as other:
-            raise UserError(f"{error}\nThe mirror failed too: {other}") from None
+            twice(from_archive, [store / archive["file"]])
+        except UserError as error:
+            if "tables" not in archive:
+                raise
+            print(f"{error}\nThe mirror on the Hugging Face hub is tried.")
+            try:
+                pyarrow_parquet()  # before hundreds of megabytes are fetched
+                twice(from_tables, [store / file["file"] for file in archive["tables"]["files"]])
+            except UserError as other:
+                raise UserError(f"{error}\nThe mirror failed too: {other}") from None
 
 
 def twice(work, files: Sequence[Path]) -> None:

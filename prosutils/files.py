@@ -1,11 +1,14 @@
-"""Errors for people, locks between processes, and files that are written whole or not at all."""
+"""Errors for people, locks between processes, files that are written whole or not at all, pools that end."""
 
 import contextlib
 import getpass
 import hashlib
 import importlib.util
+import multiprocessing
+import multiprocessing.connection
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +99,15 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             f"{asked} cannot be written ({error.strerror or error}): choose another place, close the program "
             "that has it open, or free some space."
         ) from error
+
+
+def end_with_parent():
+    """Ends this process, one of a pool's, when the process that began it ends: killed, that one cannot tell the pool,
+    whose processes would go on until nothing is left to do."""
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(parent: int):
+    multiprocessing.connection.wait([parent])
+    os._exit(1)

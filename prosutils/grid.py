@@ -2,11 +2,8 @@
 
 import dataclasses
 import multiprocessing
-import multiprocessing.connection
-import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ from .checkpoints import differences, flat
 from .config import Config, load_preset
 from .evaluation import evaluate_all
 from .experiment import fit_batches, prepare
-from .files import UserError, refuse_unwritable
+from .files import UserError, end_with_parent, refuse_unwritable
 from .methods import METHODS, import_methods
 from .parts import embed_rows_in_part
 from .pros import ProS
@@ -272,18 +269,10 @@ def measure_all(
 
 
 def begin_worker(threads: int, imports: Sequence[str | Path]):
-    """What a process of `run_grid` does first: its share of the cores, and the methods of one's own. It ends with the
-    process that began it: a pool's processes would go on until nothing is left to do where that one was killed."""
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()
+    """What a process of `run_grid` does first: its share of the cores, and the methods of one's own."""
+    end_with_parent()
     torch.set_num_threads(threads)
     import_methods(imports)
-
-
-def end_with(parent: int):
-    """Waits until the process with this sentinel has ended, and ends this one."""
-    multiprocessing.connection.wait([parent])
-    os._exit(1)
 
 
 def choose(names: Sequence[str], cases: Sequence[str] | None = None):

@@ -31,7 +31,7 @@ RATES = {
         "heads": [(NONE, NONE, rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2)],
         "static": [(lr, NONE, heads) for lr in (3e-4, 3e-3) for heads in (3e-3, 1e-2)],
         "full": [(lr, NONE, 1e-3) for lr in (3e-5, 1e-4, 3e-4, 1e-3)],
-        "pros": [(lr, simulator, NONE) for lr in (3e-4, 1e-3) for simulator in (1e-3, 3e-3)],
+        "pros": [(3e-4, 1e-3, NONE)] + [(lr, 3e-3, NONE) for lr in (3e-4, 1e-3, 3e-3)],
         "ucdr-adapter": [(3e-4, simulator, heads) for simulator in (1e-3, 3e-3) for heads in (3e-3, 1e-2)],
         "mail": [(lr, NONE, NONE) for lr in (1e-4, 3e-4, 1e-3, 3e-3)],
         "mail-heads": [(lr, NONE, heads) for lr in (3e-4, 3e-3) for heads in (3e-3, 1e-2)],

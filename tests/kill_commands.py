@@ -1,10 +1,12 @@
 """Kills commands at random moments and looks at what is left: nothing may be lost, nothing half-written.
 
-    python tests/kill_commands.py --kills 50            # ten of each command, about ten minutes; a table at the end
+    python tests/kill_commands.py --kills 60            # ten of each command; a table at the end
+    python tests/kill_commands.py --kills 0 --pairs 6   # no kill, but each command twice at the same time
 
 Each command runs to its end once. Then it is begun again and again in a fresh folder, killed (SIGKILL) after a random
 part of that time, and run once more, as its user would. What it leaves has to be what it left undisturbed, to the bit.
-Processes are forks of this one, which has imported everything: a kill hits the command and not the imports.
+The same holds for a command that two processes begin at the same time in one folder. Processes are forks of this one,
+which has imported everything: a kill hits the command and not the imports.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +32,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "data_scripts")]
+sys.path[:0] = [str(ROOT), str(ROOT / "data_scripts"), str(ROOT / "tests")]
 
 import fetch_benchmark  # noqa: E402
 
@@ -134,11 +136,10 @@ class Fetch(Command):
         path = place / "served" / "pictures.zip"
         path.parent.mkdir()
         with zipfile.ZipFile(path, "w") as archive:
-            for file in sorted((place / "pictures").rglob("*.png")):
-                archive.write(file, f"all/{file.relative_to(place / 'pictures' / file.parts[-3]).as_posix()}")
-                archive.writestr(
-                    f"all/big/{file.stem}{len(archive.namelist())}.png", random.Random(0).randbytes(200_000)
-                )
+            for file in sorted((place / "pictures" / "photo").rglob("*.png")):
+                archive.write(file, f"all/{file.parent.name}/{file.name}")
+                big = f"all/big/{file.stem}{len(archive.namelist())}.png"
+                archive.writestr(big, random.Random(0).randbytes(600_000))
         self.archive = dict(file=path.name, bytes=path.stat().st_size, sha256=fetch_benchmark.sha256(path))
         self.archive |= dict(folders={"all": "photo"}, urls=[f"{serve(path.parent)}/{path.name}"])
 
@@ -149,7 +150,38 @@ class Fetch(Command):
         return tree(folder)
 
 
-COMMANDS = {kind.__name__.lower(): kind for kind in (Train, Index, Draw, Ablate, Fetch)}
+class Grade(Command):
+    """The course's grading, on three submissions of the toy assignment of test_assignments.py."""
+
+    def __init__(self, place: Path):
+        super().__init__(place)
+        import test_assignments as toy  # here, for nbgrader may be missing
+
+        self.grading, root = toy.course, place / "course"
+        toy.make_toy_course(root, ("d_tags", "i_exit", "n_right"))
+
+    def begin(self, folder: Path):
+        if not (folder / "course").exists():
+            shutil.copytree(self.place / "course", folder / "copy")
+            (folder / "copy").rename(folder / "course")
+        root = folder / "course"
+        self.grading.autograde(root, "toy", self.grading.students_to_grade(root, "toy"), workers=2)
+
+    def left(self, folder: Path):
+        root = folder / "course"
+        with self.grading.gradebook(root) as book:
+            points = {
+                (found.student.id, grade.name): (grade.score, grade.needs_manual_grade)
+                for found in book.assignment_submissions("toy")
+                for notebook in found.notebooks
+                for grade in notebook.grades
+            }
+        states = {path.name: path.read_text() for path in sorted((root / "states").rglob("*.json"))}
+        files = [name for name in tree(root) if name.startswith(("autograded", "submitted"))]
+        return dict(points=points, states=states, files=files)
+
+
+COMMANDS = {kind.__name__.lower(): kind for kind in (Train, Index, Draw, Ablate, Fetch, Grade)}
 
 
 def serve(folder: Path):
@@ -186,9 +218,9 @@ class Slow(SimpleHTTPRequestHandler):
         pass
 
 
-def run(work: Callable, folder: Path, kill_after: float | None = None):
-    """Do some work in a process of its own: how it ended ("done", "killed", or its exit status), and the seconds."""
-    start, child = time.monotonic(), os.fork()
+def begin(work: Callable, folder: Path):
+    """The number of a process that does some work in a folder. What it prints goes to a file beside the folder."""
+    child = os.fork()
     if child == 0:
         with open(folder.with_suffix(".log"), "a") as log:
             os.dup2(log.fileno(), 1)
@@ -200,32 +232,55 @@ def run(work: Callable, folder: Path, kill_after: float | None = None):
             sys.stderr.flush()
             os._exit(1)
         os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
+    return child
+
+
+def end(child: int):
+    """Wait for a process of `begin`: how it ended, "done", "killed", or its exit status."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {0: "done", -signal.SIGKILL: "killed"}.get(status, f"status {status}"), time.monotonic() - start
+    return {0: "done", -signal.SIGKILL: "killed"}.get(status, f"status {status}")
 
 
-def trouble(command: Command, right: dict, folder: Path, seconds: float) -> tuple[str, str]:
-    """Kill a command after some seconds and run it again: how the first one ended, and what is wrong then, or ""."""
-    folder.mkdir()
-    ended, _ = run(command.begin, folder, seconds)
-    again, _ = run(command.again, folder)
+def killed(command: Command, folder: Path, seconds: float):
+    """Kill a command after some seconds and run it again: how the two ended."""
+    first = begin(command.begin, folder)
+    time.sleep(seconds)
+    os.kill(first, signal.SIGKILL)
+    return end(first), end(begin(command.again, folder))
+
+
+def together(command: Command, folder: Path):
+    """Two processes run a command at the same time: how they ended."""
+    both = [begin(command.begin, folder) for _ in range(2)]
+    return tuple(end(child) for child in both)
+
+
+def trouble(ended: Sequence[str], command: Command, right: dict, folder: Path) -> str:
+    """What is wrong with processes that ended so, or with what they left in the folder; "" if nothing is."""
     log = folder.with_suffix(".log").read_text()[-2000:]
-    if again != "done":
-        return ended, f"run again it ended with {again}:\n{log}"
+    if set(ended) != {"done"}:
+        return f"it ended with {', '.join(ended)}:\n{log}"
     try:
         left = command.left(folder)
     except Exception as error:
-        return ended, f"what it left cannot be read: {error!r}\n{log}"
+        return f"what it left cannot be read: {error!r}\n{log}"
     differing = [name for name in right.keys() | left.keys() if right.get(name) != left.get(name)]
-    return ended, f"it left other {', '.join(map(str, differing[:5]))}" if differing else ""
+    return f"it left other {', '.join(map(str, differing[:5]))}" if differing else ""
+
+
+def undisturbed(command: Command, folder: Path):
+    """Run a command to its end: what it leaves, and the seconds it took."""
+    folder.mkdir()
+    start = time.monotonic()
+    if end(begin(command.begin, folder)) != "done":
+        sys.exit(f"{folder.name} does not run: {folder.with_suffix('.log').read_text()[-3000:]}")
+    return command.left(folder), time.monotonic() - start
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="in all, in equal parts")
+    parser.add_argument("--kills", type=int, default=60, help="in all, in equal parts")
+    parser.add_argument("--pairs", type=int, default=0, help="of processes at the same time, in all, in equal parts")
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -235,24 +290,27 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         pictures(place / "pictures")
-        for number, key in enumerate(args.commands):
-            command, whole = COMMANDS[key](place), place / f"{key}-whole"
-            whole.mkdir()
-            ended, seconds = run(command.begin, whole)
-            if ended != "done":
-                sys.exit(f"{key} does not run: {whole.with_suffix('.log').read_text()[-3000:]}")
-            right, killed = command.left(whole), 0
-            kills = len(range(number, args.kills, len(args.commands)))
-            for i in range(kills):
+        for number, key in enumerate(args.commands[: max(args.kills, args.pairs)]):
+            command = COMMANDS[key](place)
+            right, seconds = undisturbed(command, place / f"{key}-whole")
+            kills, pairs = (len(range(number, count, len(args.commands))) for count in (args.kills, args.pairs))
+            early = 0
+            for i in range(kills + pairs):
                 folder = place / f"{key}-{i}"
-                ended, wrong = trouble(command, right, folder, moments.uniform(0, seconds))
-                killed += ended == "killed"
-                if wrong:
+                folder.mkdir()
+                if i < kills:
+                    first, *ended = killed(command, folder, moments.uniform(0, seconds))
+                    early += first == "killed"
+                else:
+                    ended = together(command, folder)
+                if wrong := trouble(ended, command, right, folder):
                     faults += 1
-                    print(f"{key}, kill {i}: {wrong}")
+                    print(f"{key}, {'kill' if i < kills else 'pair'} {i}: {wrong}")
                 shutil.rmtree(folder)
-            print(f"{key:7}{seconds:6.1f} s undisturbed, {kills} kills, {killed} before its end", flush=True)
-        print(f"{faults} of {args.kills} kills left something else than an undisturbed run")
+            print(
+                f"{key:7}{seconds:6.1f} s undisturbed, {kills} kills, {early} before its end, {pairs} pairs", flush=True
+            )
+        print(f"{args.kills} kills and {args.pairs} pairs: {faults} left something else than an undisturbed run")
         for child in SERVERS:
             os.kill(child, signal.SIGKILL)
     sys.exit(bool(faults))

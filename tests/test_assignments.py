@@ -219,20 +219,27 @@ TOY_FILES = (
 )
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """A course with the toy, in which nbgrader's own command has graded all submissions, one after the other."""
-    root = tmp_path_factory.mktemp("toy")
+def make_toy_course(root, students):
+    """A course in the folder `root`, with what some of TOY_STUDENTS handed in. Returns the released notebook."""
     (root / "source" / "toy").mkdir(parents=True)
     nbformat.write(toy_source(), root / "source" / "toy" / "toy.ipynb")
     course.log_to(root / "nbgrader.log")
     assert course.run(course.GenerateAssignment, root, "toy")
     released = nbformat.read(root / "release" / "toy" / "toy.ipynb", as_version=4)
-    for student, (answers, change) in TOY_STUDENTS.items():
+    for student in students:
+        answers, change = TOY_STUDENTS[student]
         notebook = samples.answer(released, answers)
         notebook = change(notebook) if change else notebook
         (root / "submitted" / student / "toy").mkdir(parents=True)
         (root / "submitted" / student / "toy" / "toy.ipynb").write_text(json.dumps(notebook))
+    return released
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A course with the toy, in which nbgrader's own command has graded all submissions, one after the other."""
+    root = tmp_path_factory.mktemp("toy")
+    released = make_toy_course(root, TOY_STUDENTS)
     for name in TOY_FILES:
         (root / "submitted" / name / "toy").mkdir(parents=True)
         attacks.FILES[name](root / "submitted" / name / "toy" / "toy.ipynb", samples.answer(released, OWN))

@@ -30,10 +30,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed command is a fork of the script")
-def test_a_killed_command_run_again_leaves_what_it_would_have_left():
-    words = [sys.executable, HERE / "kill_commands.py", "--kills", "5", "--seed", str(os.getpid())]
+def test_a_command_killed_and_run_again_or_run_twice_at_once_leaves_what_it_leaves_undisturbed():
+    words = [sys.executable, HERE / "kill_commands.py", "--kills", "5", "--pairs", "5", "--seed", str(os.getpid())]
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0 and "0 of 5 kills left something else" in done.stdout, done.stdout + done.stderr
+    told = "5 kills and 5 pairs: 0 left something else"
+    assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
 
 
 @contextlib.contextmanager
