@@ -140,7 +140,8 @@ def lay_out_drawings():
         [
             sys.executable,
             "-c",
-            "from prosutils import pictonet\npictonet.lay_out(pictonet.default_folder(64), progress=False)",
+            "from prosutils import pictonet\n"
+            "pictonet.lay_out(pictonet.default_folder(64, 'far'), tier='far', progress=False)",
         ],
         env=process_environment(),
         check=True,

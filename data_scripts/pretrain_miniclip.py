@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from prosutils.backbone import MINI, MINI_MEAN, MINI_STD, MiniTokenizer, PromptableCLIP, build_mini, fold_batch_norm
-from prosutils.files import UserError
+from prosutils.files import UserError, end_with_parent
 from prosutils.training import has_bfloat16
 
 PIXELS = 64  # of a rendered icon; augmentation cuts 56 x 56 out of it
@@ -170,7 +170,7 @@ def render_set(folder, name, wanted):
 
 def render_all(folder, sets, wanted, label):
     """Yields (set, base name, icon name, RGBA) of many sets, on all cores."""
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=end_with_parent) as pool:
         jobs = [(name, pool.submit(render_set, folder, name, wanted)) for name in sets]
         for name, job in tqdm(jobs, desc=label, unit=" sets"):
             yield from ((name, *row) for row in job.result())

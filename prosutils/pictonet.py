@@ -35,7 +35,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from prosutils import techniques
-from prosutils.files import UserError, only_one
+from prosutils.files import UserError, end_with_parent, only_one
 
 PICTONET_DOMAINS = ("emoji", "clipart", "outline", "solid", "sketch", "pixel")
 GALLERY_DOMAIN = "emoji"
@@ -294,7 +294,7 @@ def draw_all(
         if jobs > 1:
             # A forked process has everything imported; starting anew (other systems) takes it several seconds.
             way = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-            run = stack.enter_context(ProcessPoolExecutor(jobs, way)).map
+            run = stack.enter_context(ProcessPoolExecutor(jobs, way, end_with_parent)).map
         drawn = run(draw, parts)
         with tqdm(total=len(manifest()), desc=f"PictoNet at {size} px", unit=" drawings", disable=not progress) as bar:
             for number in drawn:

@@ -19,6 +19,7 @@ from search_mini import measure
 from tqdm import tqdm
 
 from prosutils import load_preset
+from prosutils.grid import begin_worker
 from prosutils.tables import write_table
 
 TRIAL = ["preset", "method", "lr", "lr_simulator", "lr_heads", "unseen_domain"]
@@ -84,9 +85,7 @@ def main():
     ]
     left = [case for case in wanted if case not in done]
     threads = max(1, torch.get_num_threads() // args.jobs)
-    with ProcessPoolExecutor(
-        args.jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
-    ) as pool:
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), begin_worker, (threads, ())) as pool:
         for run in tqdm(as_completed([pool.submit(trial, *case) for case in left]), total=len(left), unit=" trials"):
             table = pd.concat([read(args.table), pd.DataFrame([run.result()])]).sort_values(TRIAL, ignore_index=True)
             write_table(table, args.table)

@@ -1,12 +1,6 @@
 """Grids of runs: every case runs, an interrupted grid goes on, and the summary says what the rows say."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -249,32 +243,3 @@ def test_values_that_no_grid_takes(tmp_path):
     (tmp_path / "g.csv").write_text("preset;case\nmini;ProS\n")
     with pytest.raises(UserError, match="has: preset;case"):
         run()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_the_processes_of_a_killed_grid_end():
-    """Nothing else would stop them before their list of cases is empty."""
-    begun = (
-        "import multiprocessing as m, time\nfrom prosutils.grid import begin_worker\n"
-        "from concurrent.futures import ProcessPoolExecutor\nimport os\n"
-        "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, m.get_context('spawn'), begin_worker, (1, ()))\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 60)\n    time.sleep(60)\n"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "grid_of_one.py"
-        path.write_text(begun)
-        with subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True) as parent:
-            worker = int(parent.stdout.readline())
-            parent.kill()
-    for _ in range(100):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        if Path(f"/proc/{worker}/stat").exists() and Path(f"/proc/{worker}/stat").read_text().split()[2] == "Z":
-            return  # ended, and not yet collected
-        time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker went on")

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,38 @@ def test_a_command_killed_and_run_again_or_run_twice_at_once_leaves_what_it_leav
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
     told = "5 kills and 5 pairs: 0 left something else"
     assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("way", ["spawn", "fork"])
+def test_the_processes_of_a_killed_pool_end(way, tmp_path):
+    """Nothing else would stop them before their list of work is empty."""
+    begun = (
+        "import multiprocessing as m, os, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "from prosutils.files import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        f"    pool = ProcessPoolExecutor(2, m.get_context('{way}'), end_with_parent)\n"
+        "    [pool.submit(time.sleep, 60) for _ in range(4)]\n"
+        "    print(*pool._processes, flush=True)\n    time.sleep(60)\n"
+    )
+    (tmp_path / "pool.py").write_text(begun)
+    with subprocess.Popen([sys.executable, tmp_path / "pool.py"], stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(number) for number in parent.stdout.readline().split()]
+        time.sleep(2)  # until they have begun
+        parent.kill()
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while (left := [worker for worker in workers if goes_on(worker)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left, "the workers went on"
+
+
+def goes_on(process):
+    """Whether a process is there and has not ended, be it collected or not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
 @contextlib.contextmanager
