@@ -115,7 +115,7 @@ EXTRAS = {
     "tests": ("test", "assignments", "formats", "metrics"),
     "studies": ("test", "metrics"),
     "figures": ("test",),
-    "site": ("site",),
+    "site": ("test",),
     "notebooks": ("test",),
 }
 IMPORT_NAMES = {
@@ -131,6 +131,7 @@ IMPORT_NAMES = {
     "nbclient": "nbconvert",
     "jupyter_client": "nbconvert",
     "packaging": "pytest",
+    "docutils": "sphinx",
     "pytorch_metric_learning": "pytorch-metric-learning",
 }
 

@@ -5,17 +5,12 @@ tests that folder instead of building one; PROSUTILS_SCREENSHOTS=folder keeps pi
 """
 
 import base64
-import contextlib
 import functools
-import http.server
 import io
 import json
 import math
 import os
-import shutil
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +29,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 pytest.importorskip("onnxruntime", reason="the page's packages are missing: pip install -e .[site]")
 import build  # noqa: E402
+import npm  # noqa: E402
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
-By = pytest.importorskip("selenium.webdriver.common.by").By
-Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
-PointerInput = pytest.importorskip("selenium.webdriver.common.actions.pointer_input").PointerInput
+from browsing import BROWSER, DRIVER, Files, asked, browser, emulate, served, wait_for  # noqa: E402
+from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
 needs_browser = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no browser to test the page in: apt-get install chromium chromium-driver"
 )
@@ -58,11 +54,11 @@ def site(tmp_path_factory):
     if folder := os.environ.get("PROSUTILS_SITE"):
         return Path(folder)
     try:
-        build.runtime_archive()
+        npm.archive("onnxruntime-web")
     except UserError as error:
         pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("built") / "site"
-    build.build(folder)
+    folder = tmp_path_factory.mktemp("site")
+    build.build_page(folder)
     return folder
 
 
@@ -108,10 +104,11 @@ def test_a_build_without_npm_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PROSUTILS_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="npm is missing.*install Node.js"):
-        build.runtime_archive()
-    (tmp_path / f"onnxruntime-web-{build.RUNTIME}.tgz").write_bytes(b"another")
+        npm.archive("onnxruntime-web")
+    version, _ = npm.PACKAGES["onnxruntime-web"]
+    (tmp_path / f"onnxruntime-web-{version}.tgz").write_bytes(b"another")
     with pytest.raises(UserError, match="is not the onnxruntime-web"):
-        build.runtime_archive()
+        npm.archive("onnxruntime-web")
 
 
 def test_a_build_keeps_what_is_not_its_own(tmp_path):
@@ -124,18 +121,9 @@ def test_a_build_keeps_what_is_not_its_own(tmp_path):
 # ---- the page ----------------------------------------------------------------------------------------------
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """A plain file server that can lose files (`missing`) or break off in the middle of them (`short`)."""
+class Faulty(Files):
+    """Loses files (`missing`) or breaks off in the middle of them (`short`), as the server is told."""
 
-    daemon_threads = True
-    missing, short = frozenset(), frozenset()
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}/"
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         name = self.path.lstrip("/").split("?")[0]
         if name in self.server.missing:
@@ -147,52 +135,6 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
         else:
             super().do_GET()
-
-    def log_message(self, *args):
-        pass
-
-
-@contextlib.contextmanager
-def served(site):
-    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@contextlib.contextmanager
-def browser(script=None, size="1280,1400"):
-    """A browser with an empty profile that reaches no other host; `script` runs before the page's own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync "
-        "disable-background-networking disable-component-update"
-    ).split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--window-size={size}")
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(120)
-    if script:
-        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-def wait_for(condition, seconds=90, what="the page"):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 def visit(page, server):
@@ -507,10 +449,7 @@ def test_the_tour_explains_and_sets_the_stage(board):
 @needs_browser
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
 def test_it_fits_wide_and_narrow_screens_in_both_schemes(board, width, scheme):
-    metrics = dict(width=width, height=1000, deviceScaleFactor=1, mobile=width < 500)
-    board.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    board.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    emulate(board, width, 1000, scheme)
     try:
         take_example(board, 7)
         assert board.execute_script("return document.documentElement.scrollWidth") <= width
@@ -527,11 +466,8 @@ def test_it_fits_wide_and_narrow_screens_in_both_schemes(board, width, scheme):
 
 @needs_browser
 def test_nothing_is_asked_of_another_host_and_nothing_fails(page, server):
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    }
-    assert asked and all(url.startswith((server.address, "data:", "blob:")) for url in asked), asked
+    urls = asked(page)
+    assert urls and all(url.startswith((server.address, "data:", "blob:")) for url in urls), urls
     severe = [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
     assert not [message for message in severe if "favicon" not in message]
 
@@ -577,8 +513,8 @@ def test_without_storage_it_works_and_says_what_is_lost(server):
 
 @needs_browser
 def test_a_broken_download_is_named_and_tried_again(site):
-    with served(site) as server, browser() as page:
-        server.short = {"models/blocks.onnx"}
+    with served(site, Faulty) as server, browser() as page:
+        server.missing, server.short = frozenset(), {"models/blocks.onnx"}
         page.get(server.address)
         message = wait_for(lambda: alert(page), 120, "a message")
         assert "models/blocks.onnx could not be downloaded" in message and "Try again" in message
