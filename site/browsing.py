@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import npm
 from selenium import webdriver
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -83,6 +84,19 @@ def emulate(page: webdriver.Chrome, width: int, height: int, scheme: str) -> Non
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def unemulate(page: webdriver.Chrome) -> None:
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def accessibility_faults(page: webdriver.Chrome) -> list[str]:
+    """What axe-core finds serious or critical on the page: its rule, and the first place."""
+    page.execute_script(npm.read("axe-core", "axe.min.js").decode())
+    found = page.execute_async_script("const done = arguments[0]; axe.run().then((result) => done(result.violations));")
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    return [f"{each['help']}: {each['nodes'][0]['html']} ({len(each['nodes'])} places)" for each in serious]
 
 
 def asked(page: webdriver.Chrome) -> set[str]:

@@ -57,9 +57,14 @@ def archive(name: str) -> Path:
     return path
 
 
+def read(name: str, path: str) -> bytes:
+    """A file of a package."""
+    with tarfile.open(archive(name)) as package:
+        return package.extractfile(f"package/{path}").read()
+
+
 def unpack(name: str, files: Mapping[str, str], folder: Path) -> None:
     """Files of a package into a folder. files: {path in the package: name in the folder}"""
     folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive(name)) as package:
-        for path, target in files.items():
-            (folder / target).write_bytes(package.extractfile(f"package/{path}").read())
+    for path, target in files.items():
+        (folder / target).write_bytes(read(name, path))

@@ -23,7 +23,7 @@ pytest.importorskip("sphinx", reason="the book's packages are missing: pip insta
 pytest.importorskip("selenium", reason="selenium is missing: pip install -e .[test]")
 import build_book  # noqa: E402
 import npm  # noqa: E402
-from browsing import BROWSER, DRIVER, asked, browser, emulate, served, wait_for  # noqa: E402
+from browsing import BROWSER, DRIVER, accessibility_faults, asked, browser, emulate, served, wait_for  # noqa: E402
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = "https://github.com/someone/copy"
@@ -169,3 +169,12 @@ def test_search_finds_a_notebook(screen):
     page.get(f"{server.address}book/search.html?q=simulator")
     found = "return [...document.querySelectorAll('#search-results a')].map((link) => link.getAttribute('href')).join()"
     wait_for(lambda: "notebooks/03_stage2_simulator.html" in page.execute_script(found), 60, "results")
+
+
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (360, "dark")])
+def test_an_accessibility_checker_finds_nothing_serious(screen, width, scheme):
+    page, server = screen
+    emulate(page, width, 1000, scheme)
+    for name in ("index", "notebooks/04_metrics", "api"):
+        page.get(f"{server.address}book/{name}.html")
+        assert not accessibility_faults(page), name

@@ -1,7 +1,8 @@
 """The page in site/: built, served by a plain file server, and used in Chromium; its ranks are compared with Python's.
 
 Needs npm (for onnxruntime-web), a browser and its driver, and is skipped where they are missing. PROSUTILS_SITE=build/site
-tests that folder instead of building one; PROSUTILS_SCREENSHOTS=folder keeps pictures of the page.
+tests that folder instead of building one; PROSUTILS_SCREENSHOTS=folder keeps pictures of the page; PROSUTILS_DRAWINGS=50
+compares the ranks of 50 stored drawings, not 10.
 """
 
 import base64
@@ -24,6 +25,7 @@ from prosutils.domains import eval_transform
 from prosutils.evaluation import embed_rows, model_transform
 from prosutils.files import UserError
 from prosutils.parts import embed_rows_with_prompts
+from prosutils.show.attention import class_token_attention
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "site"))
@@ -32,7 +34,18 @@ import build  # noqa: E402
 import npm  # noqa: E402
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
-from browsing import BROWSER, DRIVER, Files, asked, browser, emulate, served, wait_for  # noqa: E402
+from browsing import (  # noqa: E402
+    BROWSER,
+    DRIVER,
+    Files,
+    accessibility_faults,
+    asked,
+    browser,
+    emulate,
+    served,
+    unemulate,
+    wait_for,
+)
 from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -40,6 +53,8 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 needs_browser = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no browser to test the page in: apt-get install chromium chromium-driver"
 )
+#: Stored drawings whose ranks are compared; the page's build compares 100, in Python.
+DRAWINGS = int(os.environ.get("PROSUTILS_DRAWINGS", "10"))
 VARIANTS = [("zero-shot", "none"), ("heads", "none")] + [
     (m, p) for m in ("pros", "pros-heads") for p in ("own", "none")
 ]
@@ -86,9 +101,12 @@ def test_half_precision_keeps_the_ranks(site):
 )
 def test_a_page_beyond_the_bounds_is_refused(name, value):
     variant = dict(method="pros", prompts="own", largest_difference=0.0, equal_first_ten=1.0)
-    build.refuse_disparity({"variants": [variant]})
+    words = dict(largest_difference=0.0)
+    build.refuse_disparity({"variants": [variant], "words": words})
     with pytest.raises(UserError, match="pros with own prompts"):
-        build.refuse_disparity({"variants": [variant | {name: value}]})
+        build.refuse_disparity({"variants": [variant | {name: value}], "words": words})
+    with pytest.raises(UserError, match="a word's feature"):
+        build.refuse_disparity({"variants": [variant], "words": dict(largest_difference=0.1)})
 
 
 def test_the_first_answer_takes_at_most_25_megabytes(site, about):
@@ -224,7 +242,7 @@ def stroke(page, points, kind="mouse"):
 
 @pytest.fixture(scope="session")
 def python_ranks(models, about):
-    """A function (key, prompts, image, gallery) -> (scores [G], its best ten places) by the package's models."""
+    """A function (key, prompts, image or words, gallery) -> (scores [G], its best ten places) by the package's models."""
     run, methods = models
     rows = run.splits[1].gallery
     unseen = torch.tensor(about["gallery"]["unseen"])
@@ -236,13 +254,17 @@ def python_ranks(models, about):
             return normalize(embed_rows_with_prompts(model, run.data, rows, prompts), dim=1)
         return normalize(embed_rows(model, run.data, rows), dim=1)
 
-    @torch.no_grad()
-    def rank(key, prompts, image, gallery="unseen"):
+    def feature(key, prompts, query):
         model = methods[key].model
-        pixels = model_transform(model)(image)[None]
+        if isinstance(query, str):
+            return model.encode_words([f"a photo of {query}"])
+        pixels = model_transform(model)(query)[None]
         without = methods[key].simulator and prompts == "none"
-        feature = model.encode_with_prompts(pixels, None) if without else model.encode_image(pixels)
-        scores = (normalize(feature, dim=1) @ gallery_features(key, prompts).T)[0]  # [G]
+        return model.encode_with_prompts(pixels, None) if without else model.encode_image(pixels)
+
+    @torch.no_grad()
+    def rank(key, prompts, query, gallery="unseen"):
+        scores = (normalize(feature(key, prompts, query), dim=1) @ gallery_features(key, prompts).T)[0]  # [G]
         if gallery == "unseen":
             scores = scores.masked_fill(~unseen, -2)
         return scores, scores.argsort(descending=True)[:10].tolist()
@@ -296,6 +318,21 @@ def test_stored_drawings_get_pythons_first_ten_by_every_method(board, about, pyt
                 assert same(ranked, scores, expected), (number, key, prompts)
                 shares.append(np.mean(np.equal(ranked, expected)))
     assert np.mean(shares) > 0.95
+
+
+@needs_browser
+def test_stored_chalk_drawings_get_pythons_first_ten(board, models, python_ranks, tmp_path):
+    """Queries of the benchmark as they are stored, 64 pixels wide, through the page's upload."""
+    run, methods = models
+    query = run.split.query
+    for row in query[torch.linspace(0, len(query) - 1, DRAWINGS).long()].tolist():
+        image = run.data.load(row)
+        image.save(tmp_path / f"{row}.png")
+        upload(board, tmp_path / f"{row}.png")
+        shown = ranks(board)
+        assert set(shown) == set(methods)
+        for key, ranked in shown.items():
+            assert same(ranked, *python_ranks(key, "own" if methods[key].simulator else "none", image)), (row, key)
 
 
 @needs_browser
@@ -355,6 +392,103 @@ def test_methods_prompts_and_galleries_can_be_switched(board, about, python_rank
     hits = board.find_elements(By.CSS_SELECTOR, "li.hit")
     name = about["examples"][3].replace("_", " ")
     assert all(name in hit.text for hit in hits) and find(board, "target").get_attribute("value") == name
+
+
+def ask_words(page, words):
+    field = find(page, "words")
+    field.clear()
+    field.send_keys(words, Keys.ENTER)
+    settle(page)
+
+
+@needs_browser
+@pytest.mark.parametrize("words", ["umbrella", "Red music note", "alarm clock 2"])
+def test_words_are_answered_as_python_answers_them(board, models, python_ranks, words):
+    take_example(board, 0)
+    ask_words(board, words)
+    assert words in find(board, "status").text and not find(board, "seen").is_displayed()
+    for prompts in ("own", "none"):
+        choose(board, prompts)
+        for key, ranked in ranks(board).items():
+            assert same(ranked, *python_ranks(key, prompts if models[1][key].simulator else "none", words)), (
+                key,
+                prompts,
+            )
+    stroke(board, [(-80, -80), (0, 0), (60, 90)])  # drawing goes on
+    settle(board)
+    assert find(board, "seen").is_displayed() and not find(board, "words").get_attribute("value")
+
+
+@needs_browser
+def test_words_that_the_vocabulary_lacks_are_named(board, python_ranks):
+    ask_words(board, "zebra Käse")
+    status = find(board, "status").text
+    assert "never read “zebra”, “käse”" in status and not ranks(board)
+    assert find(board, "live").get_attribute("textContent") == status
+    ask_words(board, "the umbrella")
+    assert "Left out: mini-CLIP has never read “the”" in find(board, "status").text
+    assert same(ranks(board)["pros"], *python_ranks("pros", "own", "umbrella"))
+    ask_words(board, "!")
+    assert "Type a word" in find(board, "status").text
+    ask_words(board, "xylophone " * 8)
+    assert "more words than the model reads" in alert(board)
+    board.execute_script("document.getElementById('alert').hidden = true")
+
+
+@needs_browser
+def test_words_are_cut_into_pythons_tokens(page, models):
+    clip = models[0].clip
+    words = [name.replace("_", " ") for name in pictonet.classes()["unseen"]] + [
+        "internationalisation",
+        "xylophone",
+        "b2b",
+    ]
+    found = page.execute_async_script(
+        """const [words, done] = arguments, { makeReader } = await import("./words.js");
+        const read = makeReader({ ...await (await fetch("models/words.json")).json(), unread: [] });
+        done(words.map((each) => [...read(each).tokens].map(Number)));""",
+        words,
+    )
+    assert found == clip.tokenizer([f"a photo of {each}" for each in words]).tolist()
+
+
+def test_attention_is_that_of_the_tower(site, models):
+    run, methods = models
+    parts = build.PartsInPython(site / "models", {})
+    image = model_transform(methods["pros"].model)(run.data.load(int(run.split.query[0])))[None]
+    patches = parts.run("stem", image=image.numpy())
+    first = build.class_token(methods["zero-shot"].model)[None, None].numpy()
+    _, found = parts.sessions["blocks"].run(None, {"first": first, "patches": patches})
+    expected = class_token_attention(run.clip, image)[-1].mean(1)[:, 1:]  # last block, mean of its heads
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+@needs_browser
+def test_attention_is_shown_over_the_drawing(board):
+    take_example(board, 0)
+    assert not board.find_elements(By.CLASS_NAME, "heat")
+    board.execute_script("document.getElementById('attention').click()")
+    settle(board)
+    try:
+        maps = board.find_elements(By.CLASS_NAME, "heat")
+        assert len(maps) == 4 and "Zero-shot CLIP looks" in maps[0].get_attribute("aria-label")
+        orange = "return arguments[0].getContext('2d').getImageData(0, 0, 80, 80).data"
+        red, _, blue = (np.array(board.execute_script(orange, maps[0])).reshape(-1, 4)[:, i] for i in range(3))
+        assert (red.astype(int) - blue).max() > 120
+    finally:
+        board.execute_script("document.getElementById('attention').click()")
+        settle(board)
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_accessibility_checker_finds_nothing_serious(board, scheme):
+    take_example(board, 7)
+    emulate(board, 1280, 1400, scheme)
+    try:
+        assert not accessibility_faults(board)
+    finally:
+        unemulate(board)
 
 
 @needs_browser
@@ -460,8 +594,7 @@ def test_it_fits_wide_and_narrow_screens_in_both_schemes(board, width, scheme):
             shot = board.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
             Path(folder, f"site_{width}_{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
     finally:
-        board.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        board.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        unemulate(board)
 
 
 @needs_browser

@@ -36,7 +36,6 @@ autodoc_typehints_format = "short"
 default_role = "code"
 smartquotes = False  # docstrings hold code
 add_module_names = False
-python_maximum_signature_line_length = 90
 
 html_theme = "furo"
 html_title = project
@@ -80,6 +79,16 @@ def link_to_repository(app, document):
         link.replace_self(nodes.reference("", "", *link.children, refuri=f"{repository}/blob/main/{path}"))
 
 
+def name_levels_and_let_keys_scroll(app, page, template, context, document):
+    """What screen readers and keyboards miss in the theme: a level for the sidebar's captions, focus for wide code."""
+    context["furo_navigation_tree"] = context["furo_navigation_tree"].replace(
+        'role="heading"', 'role="heading" aria-level="2"'
+    )
+    body = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+    context["body"] = re.sub('<div (?=class="(table-wrapper|output text_html))', '<div tabindex="0" ', body)
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", docstring_as_rst)
     app.connect("doctree-read", link_to_repository)
+    app.connect("html-page-context", name_levels_and_let_keys_scroll, priority=900)  # after the theme's own
