@@ -23,7 +23,7 @@ from prosutils.files import UserError
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "site" / "book"
 sys.path.insert(0, str(ROOT / "notebooks"))
-from colab import origin  # noqa: E402
+from colab import origin, pages_address  # noqa: E402
 
 #: What the book is made of, or links to; other files of the repository are named in it as plain text.
 SOURCES = (
@@ -65,12 +65,6 @@ def with_links(notebook: dict[str, Any], name: str, repository: str) -> dict[str
         if cell["cell_type"] == "markdown":  # Jupyter's anchors keep capitals, the book's have none
             cell["source"] = re.sub(r"\]\(#[^)]*\)", lambda found: found[0].lower(), "".join(cell["source"]))
     return notebook | {"cells": cells}
-
-
-def pages_address(repository: str) -> str:
-    """Where GitHub Pages serves a repository's site, with a slash at its end; "" where the repository is not known."""
-    owner, _, name = repository.removeprefix("https://github.com/").partition("/")
-    return f"https://{owner.lower()}.github.io/{name}/" if name else ""
 
 
 def lay_out(folder: Path, repository: str) -> None:
