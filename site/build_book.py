@@ -30,12 +30,14 @@ SOURCES = (
     "README.md RESULTS.md CONTRIBUTING.md CHANGELOG.md LICENSE CITATION.cff pyproject.toml Makefile "
     "notebooks assignments prosutils data_scripts studies figures"
 ).split()
+LEFT_OUT = (".*", "__pycache__", "artifacts", "*.zip", "*.pt", "*.safetensors")
+PICTURE = "*This is a picture of the widget. The widget itself runs in JupyterLab or Colab.*"
 WIDGET = re.compile(r"<(\w+): run this cell")  # what a widget shows as text
 
 
-def markdown(text: str) -> dict[str, Any]:
-    """A notebook's cell."""
-    return dict(cell_type="markdown", metadata={}, source=text)
+def markdown(text: str, name: str) -> dict[str, Any]:
+    """A notebook's cell; `name` is not that of another."""
+    return dict(cell_type="markdown", id=name, metadata={}, source=text)
 
 
 def is_widget(cell: dict[str, Any]) -> bool:
@@ -53,14 +55,12 @@ def with_links(notebook: dict[str, Any], name: str, repository: str) -> dict[str
         colab = repository.replace("https://github.com/", "https://colab.research.google.com/github/")
         links += [f"[Open in Colab]({colab}/{place})", f"[Notebook on GitHub]({repository}/{place})"]
     heading, rest = "".join(lines).lstrip().split("\n", 1)
-    cells = [markdown(f"{heading}\n\n{' · '.join(links)}\n{rest}")]
+    cells = [markdown(f"{heading}\n\n{' · '.join(links)}\n{rest}", "title")]
     for cell in others:
         if "colab" not in cell["metadata"].get("tags", []):
             cells.append(cell)
         if is_widget(cell):
-            cells.append(
-                markdown("*This is a picture of the widget. It moves when its cell runs in JupyterLab or Colab.*")
-            )
+            cells.append(markdown(PICTURE, f"picture-{len(cells)}"))
     for cell in cells:
         if cell["cell_type"] == "markdown":  # Jupyter's anchors keep capitals, the book's have none
             cell["source"] = re.sub(r"\]\(#[^)]*\)", lambda found: found[0].lower(), "".join(cell["source"]))
@@ -71,7 +71,7 @@ def lay_out(folder: Path, repository: str) -> None:
     """The sources, as in the repository, so that links between them hold; index and API at the top."""
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.zip", "*.pt"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
         else:
             shutil.copy(ROOT / name, folder)
     for path in CONFIGURATION.glob("*.md"):
@@ -93,7 +93,7 @@ def build_book(out: Path, repository: str, address: str) -> None:
         command += ["--conf-dir", str(CONFIGURATION), "-A", f"address={address}", "-A", f"repository={repository}"]
         done = subprocess.run([*command, str(source), str(built)], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"The book could not be built:\n{done.stderr.strip()[-3000:]}")
+            raise UserError(f"The book could not be built:\n{done.stderr.replace(f'{source}/', '').strip()[-3000:]}")
         npm.unpack("mathjax", {"es5/tex-svg.js": "tex-svg.js", "LICENSE": "LICENSE"}, built / "_static" / "mathjax")
         shutil.copy(ROOT / "figures" / "banner.png", built / "_static")
         for name in (".doctrees", "_sources"):  # nothing links to them

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT / "site"))
 pytest.importorskip("sphinx", reason="the book's packages are missing: pip install -e .[site]")
 pytest.importorskip("selenium", reason="selenium is missing: pip install -e .[test]")
 import build_book  # noqa: E402
-import npm  # noqa: E402
 from browsing import BROWSER, DRIVER, accessibility_faults, asked, browser, emulate, served, wait_for  # noqa: E402
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -30,14 +29,11 @@ REPOSITORY = "https://github.com/someone/copy"
 
 
 @pytest.fixture(scope="session")
-def book(tmp_path_factory):
+def book(tmp_path_factory, npm_package):
     """The folder of the built book. Sphinx's warnings, dead links among them, have failed the build."""
     if folder := os.environ.get("PROSUTILS_SITE"):
         return Path(folder) / "book"
-    try:
-        npm.archive("mathjax")
-    except UserError as error:
-        pytest.skip(str(error))
+    npm_package("mathjax")
     folder = tmp_path_factory.mktemp("site") / "book"
     build_book.build_book(folder, "", "")
     return folder
@@ -105,6 +101,14 @@ def test_no_internal_link_is_dead(book, pages):
                 assert unquote(target.fragment) in pages[path].ids, f"{name} links to {link}"
 
 
+def test_a_dead_link_fails_the_build(tmp_path, monkeypatch):
+    text = "# Book\n\n[dead](nowhere.md)\n"
+    monkeypatch.setattr(build_book, "lay_out", lambda folder, repository: (folder / "index.md").write_text(text))
+    with pytest.raises(UserError, match="index.md:3: WARNING: .*nowhere.md"):
+        build_book.build_book(tmp_path / "book", "", "")
+    assert not (tmp_path / "book").exists()
+
+
 def test_nothing_is_loaded_from_another_host(book, pages):
     for name, page in pages.items():
         assert not [each for each in page.loads if urlsplit(each).netloc], name
@@ -170,7 +174,8 @@ def test_search_finds_a_notebook(screen):
 
 
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (360, "dark")])
-def test_an_accessibility_checker_finds_nothing_serious(screen, width, scheme):
+def test_an_accessibility_checker_finds_nothing_serious(screen, npm_package, width, scheme):
+    npm_package("axe-core")
     page, server = screen
     emulate(page, width, 1000, scheme)
     for name in ("index", "notebooks/04_metrics", "api"):

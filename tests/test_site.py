@@ -64,14 +64,11 @@ VARIANTS = [("zero-shot", "none"), ("heads", "none")] + [
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
+def site(tmp_path_factory, npm_package):
     """The folder of the built page."""
     if folder := os.environ.get("PROSUTILS_SITE"):
         return Path(folder)
-    try:
-        npm.archive("onnxruntime-web")
-    except UserError as error:
-        pytest.skip(str(error))
+    npm_package("onnxruntime-web")
     folder = tmp_path_factory.mktemp("site")
     build.build_page(folder)
     return folder
@@ -482,7 +479,8 @@ def test_attention_is_shown_over_the_drawing(board):
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_an_accessibility_checker_finds_nothing_serious(board, scheme):
+def test_an_accessibility_checker_finds_nothing_serious(board, npm_package, scheme):
+    npm_package("axe-core")
     take_example(board, 7)
     emulate(board, 1280, 1400, scheme)
     try:
@@ -529,7 +527,10 @@ def test_every_control_has_a_name(page):
 
 def upload(page, path):
     page.execute_script("document.getElementById('alert').hidden = true")
+    steps = "return document.getElementById('board').dataset.items"
+    before = page.execute_script(steps)
     find(page, "upload").send_keys(str(path))
+    wait_for(lambda: alert(page) or page.execute_script(steps) != before, 30, "the picture")
     settle(page)
 
 

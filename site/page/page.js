@@ -172,7 +172,8 @@ function showSeen({ data, width, height }) {
 function statusOf({ strips, spent, words, left }) {
   const unknown = left?.length ? `mini-CLIP has never read ${left.map((word) => `“${word}”`).join(", ")}` : "";
   if (words && !strips.length && methods().length) {
-    return unknown ? `${unknown}: it was trained on the names of icons. Try “umbrella” or “red flower”.` : "Type a word, for example “umbrella”.";
+    if (!unknown) return "Type a word, for example “umbrella”.";
+    return `${unknown}: it was trained on the names of icons. Try “umbrella” or “red flower”.`;
   }
   if (!strips.length) return "Choose a method to see its ranks.";
   const answered = `Answered in ${Math.round(spent)} ms.`;
