@@ -30,7 +30,7 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 notebooks: $(INSTALLED) ## run every notebook in place and save it with what it shows
 	$(BIN)/python notebooks/execute.py
 
-site: $(INSTALLED) ## build the page on which one draws and retrieves, for any file server, into build/site (needs npm)
+site: $(INSTALLED) ## build the page on which one draws and retrieves, and the notebooks as a book, into build/site (needs npm)
 	$(BIN)/python site/build.py
 
 assignments: $(NBGRADER) ## build the student versions of the assignments (assignments/README.md)

@@ -1,4 +1,5 @@
-"""The notebooks in Colab: `setup` prepares a session, `write` puts badge and first cell into every notebook.
+"""The notebooks in Colab: `setup` prepares a session, `write` puts badge and first cell into every notebook, and the
+link to the page on which one draws into README.md.
 
     %run colab.py setup                  # in a notebook's first cell, in Colab
     python notebooks/colab.py write      # with the address of the git remote `origin`
@@ -21,6 +22,10 @@ from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
+README = ROOT / "README.md"
+#: Where README.md has the link to the page that GitHub Pages serves, or says how to build it.
+PAGE = re.compile(r"(?<=<!-- page -->).*?(?=<!-- /page -->)", re.DOTALL)
+BUILD_PAGE = "`make site`, then `python -m http.server --directory build/site`"
 #: Colab is the laboratory already.
 NOT_IN_COLAB = {"jupyterlab"}
 BADGE = (
@@ -127,9 +132,21 @@ def browsable(address):
     return f"https://github.com/{found[1]}" if found else ""
 
 
+def pages_address(address):
+    """Where GitHub Pages serves a repository's site, with a slash at its end; "" where the repository is not known."""
+    owner, _, name = address.removeprefix("https://github.com/").partition("/")
+    return f"https://{owner.lower()}.github.io/{name}/" if name else ""
+
+
 def write(address):
-    """Put badge and first cell into every notebook; returns the names of those that changed."""
+    """Put badge and first cell into every notebook, and the link into README.md; returns the names of what changed."""
     changed = []
+    before = README.read_text(encoding="utf-8")
+    link = f"[{pages_address(address)}]({pages_address(address)})" if address else BUILD_PAGE
+    after = PAGE.sub(lambda found: link, before)
+    if after != before:
+        README.write_text(after, encoding="utf-8")
+        changed.append(README.name)
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         before = path.read_text(encoding="utf-8")
         notebook = json.loads(before)
@@ -167,7 +184,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("setup", help="in Colab: install what is missing")
-    writing = commands.add_parser("write", help="put badge and first cell into every notebook")
+    writing = commands.add_parser(
+        "write", help="put badge and first cell into every notebook, the page's link into README.md"
+    )
     writing.add_argument("address", nargs="?", metavar="URL", help="of the repository (default: the remote origin's)")
     args = parser.parse_args()
     if args.command == "setup":
@@ -175,7 +194,7 @@ def main():
     address = browsable(args.address) if args.address else origin()
     if args.address and not address:
         sys.exit(f"{args.address} is not the address of a repository on GitHub: https://github.com/you/your-copy.")
-    print("\n".join(write(address)) or "Every notebook has its badge and first cell already.")
+    print("\n".join(write(address)) or "README.md has its link, and every notebook its badge and first cell already.")
     if not address:
         print("No address: the notebooks have no badge. Give one: python notebooks/colab.py write URL")
 

@@ -1,37 +1,36 @@
-"""Builds the page on which one draws and retrieves, without server or installation: `make site`, or
+"""Builds the page on which one draws and retrieves, and beside it the book (build_book.py): `make site`, or
 
     python site/build.py --out build/site
     python -m http.server --directory build/site
 
 The folder holds static files only: the page (site/page), mini-CLIP and ProS as ONNX (onnx_parts.py), the gallery's
 pictures and features, onnxruntime-web, and parity.json, which says how far the page's half-precision weights are from
-the package's models. The build fails where that is more than BOUNDS allows.
+the package's models. The build fails where that is more than BOUNDS allows. The book is in book/.
 """
 
 import argparse
-import base64
 import hashlib
 import json
 import math
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import npm
 import numpy as np
-import platformdirs
 import torch
-from onnx_parts import Blocks, PartsInPython, Simulator, Stem, class_token, export
+from build_book import build_book, origin, pages_address
+from onnx_parts import Blocks, PartsInPython, Simulator, Stem, Words, class_token, export
 from PIL import Image
 from torch.nn.functional import normalize
 
 from prosutils import pictonet, techniques
+from prosutils.backbone import PromptableCLIP
 from prosutils.config import load_preset
 from prosutils.evaluation import embed_rows, model_transform
 from prosutils.experiment import Experiment, prepare
@@ -42,13 +41,12 @@ from prosutils.pros import ProS
 from prosutils.tuned import TunedCLIP
 
 ROOT = Path(__file__).parents[1]
-#: onnxruntime-web as the npm registry has it; `npm view onnxruntime-web@VERSION dist.integrity` gives the hash.
-RUNTIME = "1.30.0"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME_FILES = {f"dist/{name}": name for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")}
 #: Largest difference of a feature's value (features have length 1), and least share of equal first tens of ranks.
 BOUNDS = {"largest_difference": 0.0005, "equal_first_ten": 0.98}
 CHECKED = 100  # drawings that the parity report compares
+#: Token embeddings start with a length of 0.28, give or take 0.014, and pre-training lengthens those that it meets.
+READ = 0.32
 EXAMPLES = 12
 TILE, COLUMNS = 64, 24  # of the gallery's pictures
 BOARD = techniques.DRAWN_AT  # pixels at which the techniques draw
@@ -158,16 +156,30 @@ def chalk_draws() -> Recorder:
 
 
 def page_arrays(features: Features, methods: list[Method], rows: torch.Tensor) -> dict[str, np.ndarray]:
-    """{name: float16 array}: the gallery's features, each method's class token and projection, the chalk's grain."""
+    """{name: float16 array}: the gallery's features, each method's class token and projections, the chalk's grain."""
     arrays = {}
     for method in methods:
         visual = method.model.clip.model.visual
         arrays[f"class_token/{method.key}"] = class_token(method.model)  # [W]
         arrays[f"projection/{method.key}"] = visual.proj.detach()  # [W, D]
+        arrays[f"text_projection/{method.key}"] = method.model.clip.model.text_projection.detach()  # [Wt, D]
         for prompts in method.prompts:
             arrays[f"gallery/{method.key}/{prompts}"] = features.of(method, prompts, rows)  # [G, D]
     arrays |= {f"grain/{i}": torch.from_numpy(lattice) for i, lattice in enumerate(chalk_draws().lattices)}
     return {name: values.numpy().astype(np.float16) for name, values in arrays.items()}
+
+
+def reading(clip: PromptableCLIP) -> dict[str, Any]:
+    """What words.js needs to read words: the tokenizer's merges, and the tokens that pre-training never met."""
+    tokenizer = clip.tokenizer
+    length = clip.model.token_embedding.weight.norm(dim=1)  # [V]
+    return {
+        "caption": "a photo of",
+        "merges": [" ".join(pair) for pair in tokenizer.bpe_ranks],
+        "unread": (length < READ).nonzero().flatten().tolist(),
+        "ends": [tokenizer.sot_token_id, tokenizer.eot_token_id],
+        "length": tokenizer.context_length,
+    }
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, dict[str, Any]]:
@@ -208,7 +220,7 @@ def parity_report(run: Experiment, features: Features, methods: list[Method], pa
     rows = split.query[torch.linspace(0, len(split.query) - 1, CHECKED).long()]
     transform = model_transform(methods[0].model)
     images = [transform(run.data.load(row)).numpy() for row in rows.tolist()]
-    report = {"drawings": CHECKED, "bounds": BOUNDS, "variants": []}
+    report = {"drawings": CHECKED, "bounds": BOUNDS, "variants": [], "words": word_parity(run, methods, parts)}
     for method in methods:
         for prompts in method.prompts:
             simulator = method.simulator if prompts == "own" else None
@@ -230,8 +242,25 @@ def parity_report(run: Experiment, features: Features, methods: list[Method], pa
     return report
 
 
+def word_parity(run: Experiment, methods: list[Method], parts: PartsInPython) -> dict[str, Any]:
+    """How the features of words differ: the names of the unseen classes, by every method."""
+    captions = [f"a photo of {name.replace('_', ' ')}" for name in run.split.unseen_classes]
+    tokens = run.clip.tokenizer(captions).numpy()  # [n, L]
+    worst = 0.0
+    for method in methods:
+        with torch.no_grad():
+            theirs = normalize(method.model.encode_words(captions), dim=1).numpy()  # [n, D]
+        ours = np.stack([parts.word_feature(row, method.key) for row in tokens])
+        worst = max(worst, float(np.abs(ours - theirs).max()))
+    return {"captions": len(captions), "largest_difference": worst}
+
+
 def refuse_disparity(report: dict[str, Any]) -> None:
-    """Raises UserError where a variant is beyond the bounds."""
+    """Raises UserError where a variant, or the features of words, are beyond the bounds."""
+    if not report["words"]["largest_difference"] <= BOUNDS["largest_difference"]:
+        raise UserError(
+            f"Half precision moves a word's feature by {report['words']['largest_difference']:.4f}: too far."
+        )
     for variant in report["variants"]:
         name = f"{variant['method']} with {variant['prompts']} prompts"
         if not variant["largest_difference"] <= BOUNDS["largest_difference"]:
@@ -242,53 +271,22 @@ def refuse_disparity(report: dict[str, Any]) -> None:
             raise UserError(f"Only {variant['equal_first_ten']:.0%} of the first ten ranks of {name} stay the same.")
 
 
-# ---- onnxruntime-web ---------------------------------------------------------------------------------------
-
-
-def runtime_archive() -> Path:
-    """The npm package onnxruntime-web, fetched once into the user's cache. Raises UserError without npm or network."""
-    cache = Path(os.environ.get("PROSUTILS_CACHE") or platformdirs.user_cache_path("prosutils"))
-    path = cache / f"onnxruntime-web-{RUNTIME}.tgz"
-    if not path.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise UserError(
-                "npm is missing. It fetches onnxruntime-web, which runs the models in the browser: install Node.js "
-                f"(Debian: apt-get install npm), or save https://registry.npmjs.org/onnxruntime-web/-/{path.name} as {path}."
-            )
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            command = [npm, "pack", f"onnxruntime-web@{RUNTIME}", "--pack-destination", folder]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise UserError(f"npm could not fetch onnxruntime-web {RUNTIME}: {done.stderr.strip()[-300:]}")
-            os.replace(Path(folder) / path.name, path)
-    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    if f"sha512-{digest}" != INTEGRITY:
-        raise UserError(f"{path} is not the onnxruntime-web {RUNTIME} that this build was tested with: delete it.")
-    return path
-
-
-def unpack_runtime(archive: Path, folder: Path) -> None:
-    """The files of onnxruntime-web that the page uses."""
-    folder.mkdir()
-    with tarfile.open(archive) as package:
-        for name in RUNTIME_FILES:
-            (folder / name).write_bytes(package.extractfile(f"package/dist/{name}").read())
-
-
 # ---- the folder --------------------------------------------------------------------------------------------
 
 
 def export_parts(methods: list[Method], folder: Path) -> None:
-    """stem.onnx, blocks.onnx and the simulators. All methods share the frozen parts of mini-CLIP."""
+    """stem.onnx, blocks.onnx, words.onnx and the simulators. All methods share the frozen parts of mini-CLIP."""
     folder.mkdir()
     clip = methods[0].model.clip
     image = torch.zeros(1, 3, clip.image_size, clip.image_size)
     patches = clip.patches(image).detach()
     export(Stem(clip), {"image": image}, folder / "stem.onnx")
     first = torch.zeros(1, 9, clip.width)
-    export(Blocks(clip), {"first": first, "patches": patches}, folder / "blocks.onnx", free="first")
+    inputs = {"first": first, "patches": patches}
+    export(Blocks(clip), inputs, folder / "blocks.onnx", ("output", "attention"), free="first")
+    tokens = clip.tokenizer(["a photo of a key"])  # [1, L]
+    export(Words(clip), {"tokens": tokens, "end": tokens.argmax(1)}, folder / "words.onnx")
+    (folder / "words.json").write_text(json.dumps(reading(clip)))
     for method in methods:
         if method.simulator:
             export(Simulator(method.model), {"patches": patches}, folder / f"{method.simulator}.onnx")
@@ -334,13 +332,23 @@ def hashes(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def fill(folder: Path) -> dict[str, Any]:
-    """Everything into an empty folder; returns the parity report. Raises UserError where half precision changes ranks."""
-    archive = runtime_archive()  # first: it is what may be missing
+def describe_previews(page: Path, address: str) -> None:
+    """Write the site's address into the page's links for previews, which need a whole one."""
+    text = page.read_text("utf-8")
+    page.write_text(text.replace('content="preview.png"', f'content="{address}preview.png"'), "utf-8")
+
+
+def build_page(folder: Path, address: str = "") -> dict[str, Any]:
+    """The page into an empty folder; returns the parity report. Raises UserError where half precision changes ranks.
+
+    address: of the site, for link previews.
+    """
+    npm.unpack("onnxruntime-web", RUNTIME_FILES, folder / "runtime")  # first: it is what may be missing
     run, methods = load_methods()
     rows = run.splits[1].gallery  # emoji of seen and unseen classes, none of which was trained on
     shutil.copytree(ROOT / "site" / "page", folder, dirs_exist_ok=True)
-    unpack_runtime(archive, folder / "runtime")
+    shutil.copy(ROOT / "figures" / "banner.png", folder / "preview.png")
+    describe_previews(folder / "index.html", address)
     export_parts(methods, folder / "models")
     features = Features(run, methods)
     about, arrays = describe(run, features, methods, rows), page_arrays(features, methods, rows)
@@ -362,17 +370,20 @@ def fill(folder: Path) -> dict[str, Any]:
 
 
 def build(out: Path) -> dict[str, Any]:
-    """The site as the folder `out`, which is replaced; returns the parity report.
+    """Page and book as the folder `out`, which is replaced; returns the parity report.
 
-    Raises UserError where `out` holds something else, and as `fill`.
+    Raises UserError where `out` holds something else, and as `build_page` and `build_book`.
     """
+    repository = origin()
+    address = pages_address(repository)
     if out.exists() and not (out.is_dir() and ((out / "site.json").exists() or not any(out.iterdir()))):
         raise UserError(f"{out} exists and is not a site that this command built: choose another folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as work:
         new = Path(work) / "site"
         new.mkdir()
-        report = fill(new)
+        report = build_page(new, address)
+        build_book(new / "book", repository, address)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(new, out)
     return report

@@ -4,12 +4,14 @@ Every method is made of the same three kinds of parts, so that the page fetches 
 
     stem        image [1, 3, 56, 56]                         -> patches [1, N, W]
     simulator   patches                                      -> prompts [1, P, W], one file for each ProS
-    blocks      first [1, 1 + P, W] (class token ; prompts), patches -> what the projection reads [1, W]
+    blocks      first [1, 1 + P, W] (class token ; prompts), patches -> what the projection reads [1, W], and how much
+                the class token attends to every patch [1, N]
+    words       tokens [1, L], end [1] (its place)           -> what the text projection reads [1, Wt]
 
 `PartsInPython` puts them together as worker.js does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +40,43 @@ class Stem(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The transformer that all methods share, frozen; read at the class token, before the projection."""
+    """The transformer that all methods share, frozen; read at the class token, before the projection.
+
+    The second output says where the last block looks: the class token's attention to the patches, mean of its heads.
+    """
 
     def __init__(self, clip: PromptableCLIP) -> None:
         super().__init__()
         self.visual = clip.model.visual
 
-    def forward(self, first: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    def forward(self, first: torch.Tensor, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        *blocks, last = self.visual.transformer.resblocks
         tokens = self.visual.ln_pre(torch.cat([first, patches], 1))  # [1, 1+P+N, W]
-        read = run_blocks(self.visual.transformer.resblocks, tokens, torch.tensor([0]))[:, 0]
-        return self.visual.ln_post(read)  # [1, W]
+        for block in blocks:
+            tokens = block(tokens)
+        read = run_blocks([last], tokens, torch.tensor([0]))[:, 0]
+        attention = class_attention(last.attn, last.ln_1(tokens))[:, -patches.shape[1] :]
+        return self.visual.ln_post(read), attention  # [1, W], [1, N]
+
+
+def class_attention(attn: nn.MultiheadAttention, context: torch.Tensor) -> torch.Tensor:
+    """Weights of the first of the tokens [B, T, W], mean of the heads: [B, T]."""
+    query, key, _ = nn.functional.linear(context, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    query, key = (x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for x in (query[:, :1], key))  # [B, H, T, d]
+    return (query @ key.transpose(2, 3) * key.shape[-1] ** -0.5).softmax(-1).mean(1)[:, 0]
+
+
+class Words(nn.Module):
+    """The text tower that all methods share, frozen; read at the end of the text, before the projection."""
+
+    def __init__(self, clip: PromptableCLIP) -> None:
+        super().__init__()
+        self.model = clip.model
+
+    def forward(self, tokens: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        model = self.model
+        embedded = model.token_embedding(tokens) + model.positional_embedding  # [1, L, Wt]
+        return model.ln_final(run_blocks(model.transformer.resblocks, embedded, end, model.attn_mask)[:, 0])
 
 
 class Simulator(nn.Module):
@@ -65,14 +94,20 @@ class Simulator(nn.Module):
 
 
 @torch.no_grad()
-def export(part: nn.Module, inputs: Mapping[str, torch.Tensor], path: Path, free: str | None = None) -> None:
+def export(
+    part: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    path: Path,
+    outputs: Sequence[str] = ("output",),
+    free: str | None = None,
+) -> None:
     """Write a part as ONNX, its weights in half precision. `free`: the input whose number of tokens (axis 1) is free."""
     shapes = {name: {1: torch.export.Dim("tokens", min=1, max=64)} if name == free else None for name in inputs}
     program = torch.onnx.export(
         part.eval(),
         tuple(inputs.values()),
         input_names=list(inputs),
-        output_names=["output"],
+        output_names=outputs,
         dynamic_shapes=shapes if free else None,
         dynamo=True,
         external_data=False,
@@ -111,7 +146,7 @@ def class_token(model: TunedCLIP) -> torch.Tensor:
 class PartsInPython:
     """The exported parts run by onnxruntime, put together as the page puts them together.
 
-    folder: where the ONNX files are; arrays: {name: float16 array}, of each method its class token and projection.
+    folder: where the ONNX files are; arrays: {name: float16 array}, of each method its class token and projections.
     """
 
     def __init__(self, folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -132,5 +167,13 @@ class PartsInPython:
         first = self.arrays[f"class_token/{method}"][None, None]  # [1, 1, W]
         if simulator:
             first = np.concatenate([first, self.run(simulator, patches=patches)], 1)
-        feature = self.run("blocks", first=first, patches=patches)[0] @ self.arrays[f"projection/{method}"]
+        return self.projected(self.run("blocks", first=first, patches=patches)[0], f"projection/{method}")
+
+    def word_feature(self, tokens: np.ndarray, method: str) -> np.ndarray:
+        """Tokens [L] -> feature [D] of length 1; the text ends at the largest."""
+        read = self.run("words", tokens=tokens[None], end=tokens.argmax(keepdims=True))[0]
+        return self.projected(read, f"text_projection/{method}")
+
+    def projected(self, read: np.ndarray, projection: str) -> np.ndarray:
+        feature = read @ self.arrays[projection]
         return feature / np.linalg.norm(feature)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw
 from prosutils import METHODS, load_clip
 from prosutils.config import load_preset
 from prosutils.domains import ImageDomains
+from prosutils.files import UserError
 from prosutils.teaching.exercises import EXERCISES, tell
 
 #: Examples of each property that Hypothesis draws; 0: some.
@@ -33,6 +35,21 @@ fuzz = settings(
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0[1-6]_*.ipynb"))
 TOY_DOMAINS = ("emoji", "outline", "pixel", "sketch")
 TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
+
+
+@pytest.fixture(scope="session")
+def npm_package():
+    """A function that fetches a package of npm, and skips the test where it cannot be had."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "site"))
+    import npm
+
+    def fetch(name):
+        try:
+            return npm.archive(name)
+        except UserError as error:
+            pytest.skip(str(error))
+
+    return fetch
 
 
 def pytest_collection_modifyitems(items):

@@ -57,6 +57,8 @@ def test_every_notebook_has_its_badge_and_first_cell():
 
 def test_one_command_changes_the_address_in_every_notebook(monkeypatch, tmp_path):
     monkeypatch.setattr(colab, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(colab, "README", tmp_path / "README.md")
+    colab.README.write_text("Draw: <!-- page -->here<!-- /page -->.\n")
     path = tmp_path / "00.ipynb"
     text = json.dumps(dict(cells=[dict(cell_type="markdown", source=["# Title\n"])]))
     path.write_text(text)
@@ -65,6 +67,8 @@ def test_one_command_changes_the_address_in_every_notebook(monkeypatch, tmp_path
         monkeypatch.setattr(colab, "origin", lambda: "")
         colab.main()
         assert colab.write(address) == []  # twice is once
+        page = f"[{colab.pages_address(address)}]({colab.pages_address(address)})" if address else colab.BUILD_PAGE
+        assert colab.README.read_text() == f"Draw: <!-- page -->{page}<!-- /page -->.\n"
         title, first = json.loads(path.read_text())["cells"]
         assert f'REPOSITORY = "{address}"' in "".join(first["source"])
         assert ("colab-badge" in title["source"][0]) == bool(address) and title["source"][-1] == "# Title\n"
@@ -72,6 +76,12 @@ def test_one_command_changes_the_address_in_every_notebook(monkeypatch, tmp_path
     monkeypatch.setattr(sys, "argv", ["colab.py", "write", "https://example.org/a"])
     with pytest.raises(SystemExit, match="not the address"):
         colab.main()
+
+
+def test_the_readme_has_a_place_for_the_link():
+    assert len(colab.PAGE.findall((ROOT / "README.md").read_text())) == 1
+    assert colab.pages_address("https://github.com/You/copy") == "https://you.github.io/copy/"
+    assert colab.pages_address("") == ""
 
 
 def test_the_address_comes_from_the_remote_origin(monkeypatch, tmp_path):

@@ -1,21 +1,17 @@
 """The page in site/: built, served by a plain file server, and used in Chromium; its ranks are compared with Python's.
 
 Needs npm (for onnxruntime-web), a browser and its driver, and is skipped where they are missing. PROSUTILS_SITE=build/site
-tests that folder instead of building one; PROSUTILS_SCREENSHOTS=folder keeps pictures of the page.
+tests that folder instead of building one; PROSUTILS_SCREENSHOTS=folder keeps pictures of the page; PROSUTILS_DRAWINGS=50
+compares the ranks of 50 stored drawings, not 10.
 """
 
 import base64
-import contextlib
 import functools
-import http.server
 import io
 import json
 import math
 import os
-import shutil
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +25,36 @@ from prosutils.domains import eval_transform
 from prosutils.evaluation import embed_rows, model_transform
 from prosutils.files import UserError
 from prosutils.parts import embed_rows_with_prompts
+from prosutils.show.attention import class_token_attention
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 pytest.importorskip("onnxruntime", reason="the page's packages are missing: pip install -e .[site]")
 import build  # noqa: E402
+import npm  # noqa: E402
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing: pip install -e .[test]")
-By = pytest.importorskip("selenium.webdriver.common.by").By
-Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
-PointerInput = pytest.importorskip("selenium.webdriver.common.actions.pointer_input").PointerInput
+from browsing import (  # noqa: E402
+    BROWSER,
+    DRIVER,
+    Files,
+    accessibility_faults,
+    asked,
+    browser,
+    emulate,
+    served,
+    unemulate,
+    wait_for,
+)
+from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
 needs_browser = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no browser to test the page in: apt-get install chromium chromium-driver"
 )
+#: Stored drawings whose ranks are compared; the page's build compares 100, in Python.
+DRAWINGS = int(os.environ.get("PROSUTILS_DRAWINGS", "10"))
 VARIANTS = [("zero-shot", "none"), ("heads", "none")] + [
     (m, p) for m in ("pros", "pros-heads") for p in ("own", "none")
 ]
@@ -53,16 +64,13 @@ VARIANTS = [("zero-shot", "none"), ("heads", "none")] + [
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
+def site(tmp_path_factory, npm_package):
     """The folder of the built page."""
     if folder := os.environ.get("PROSUTILS_SITE"):
         return Path(folder)
-    try:
-        build.runtime_archive()
-    except UserError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("built") / "site"
-    build.build(folder)
+    npm_package("onnxruntime-web")
+    folder = tmp_path_factory.mktemp("site")
+    build.build_page(folder)
     return folder
 
 
@@ -90,9 +98,12 @@ def test_half_precision_keeps_the_ranks(site):
 )
 def test_a_page_beyond_the_bounds_is_refused(name, value):
     variant = dict(method="pros", prompts="own", largest_difference=0.0, equal_first_ten=1.0)
-    build.refuse_disparity({"variants": [variant]})
+    words = dict(largest_difference=0.0)
+    build.refuse_disparity({"variants": [variant], "words": words})
     with pytest.raises(UserError, match="pros with own prompts"):
-        build.refuse_disparity({"variants": [variant | {name: value}]})
+        build.refuse_disparity({"variants": [variant | {name: value}], "words": words})
+    with pytest.raises(UserError, match="a word's feature"):
+        build.refuse_disparity({"variants": [variant], "words": dict(largest_difference=0.1)})
 
 
 def test_the_first_answer_takes_at_most_25_megabytes(site, about):
@@ -108,10 +119,11 @@ def test_a_build_without_npm_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PROSUTILS_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="npm is missing.*install Node.js"):
-        build.runtime_archive()
-    (tmp_path / f"onnxruntime-web-{build.RUNTIME}.tgz").write_bytes(b"another")
+        npm.archive("onnxruntime-web")
+    version, _ = npm.PACKAGES["onnxruntime-web"]
+    (tmp_path / f"onnxruntime-web-{version}.tgz").write_bytes(b"another")
     with pytest.raises(UserError, match="is not the onnxruntime-web"):
-        build.runtime_archive()
+        npm.archive("onnxruntime-web")
 
 
 def test_a_build_keeps_what_is_not_its_own(tmp_path):
@@ -124,18 +136,9 @@ def test_a_build_keeps_what_is_not_its_own(tmp_path):
 # ---- the page ----------------------------------------------------------------------------------------------
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """A plain file server that can lose files (`missing`) or break off in the middle of them (`short`)."""
+class Faulty(Files):
+    """Loses files (`missing`) or breaks off in the middle of them (`short`), as the server is told."""
 
-    daemon_threads = True
-    missing, short = frozenset(), frozenset()
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}/"
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         name = self.path.lstrip("/").split("?")[0]
         if name in self.server.missing:
@@ -147,52 +150,6 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
         else:
             super().do_GET()
-
-    def log_message(self, *args):
-        pass
-
-
-@contextlib.contextmanager
-def served(site):
-    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@contextlib.contextmanager
-def browser(script=None, size="1280,1400"):
-    """A browser with an empty profile that reaches no other host; `script` runs before the page's own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync "
-        "disable-background-networking disable-component-update"
-    ).split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--window-size={size}")
-    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(120)
-    if script:
-        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-def wait_for(condition, seconds=90, what="the page"):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 def visit(page, server):
@@ -282,7 +239,7 @@ def stroke(page, points, kind="mouse"):
 
 @pytest.fixture(scope="session")
 def python_ranks(models, about):
-    """A function (key, prompts, image, gallery) -> (scores [G], its best ten places) by the package's models."""
+    """A function (key, prompts, image or words, gallery) -> (scores [G], its best ten places) by the package's models."""
     run, methods = models
     rows = run.splits[1].gallery
     unseen = torch.tensor(about["gallery"]["unseen"])
@@ -294,13 +251,17 @@ def python_ranks(models, about):
             return normalize(embed_rows_with_prompts(model, run.data, rows, prompts), dim=1)
         return normalize(embed_rows(model, run.data, rows), dim=1)
 
-    @torch.no_grad()
-    def rank(key, prompts, image, gallery="unseen"):
+    def feature(key, prompts, query):
         model = methods[key].model
-        pixels = model_transform(model)(image)[None]
+        if isinstance(query, str):
+            return model.encode_words([f"a photo of {query}"])
+        pixels = model_transform(model)(query)[None]
         without = methods[key].simulator and prompts == "none"
-        feature = model.encode_with_prompts(pixels, None) if without else model.encode_image(pixels)
-        scores = (normalize(feature, dim=1) @ gallery_features(key, prompts).T)[0]  # [G]
+        return model.encode_with_prompts(pixels, None) if without else model.encode_image(pixels)
+
+    @torch.no_grad()
+    def rank(key, prompts, query, gallery="unseen"):
+        scores = (normalize(feature(key, prompts, query), dim=1) @ gallery_features(key, prompts).T)[0]  # [G]
         if gallery == "unseen":
             scores = scores.masked_fill(~unseen, -2)
         return scores, scores.argsort(descending=True)[:10].tolist()
@@ -354,6 +315,21 @@ def test_stored_drawings_get_pythons_first_ten_by_every_method(board, about, pyt
                 assert same(ranked, scores, expected), (number, key, prompts)
                 shares.append(np.mean(np.equal(ranked, expected)))
     assert np.mean(shares) > 0.95
+
+
+@needs_browser
+def test_stored_chalk_drawings_get_pythons_first_ten(board, models, python_ranks, tmp_path):
+    """Queries of the benchmark as they are stored, 64 pixels wide, through the page's upload."""
+    run, methods = models
+    query = run.split.query
+    for row in query[torch.linspace(0, len(query) - 1, DRAWINGS).long()].tolist():
+        image = run.data.load(row)
+        image.save(tmp_path / f"{row}.png")
+        upload(board, tmp_path / f"{row}.png")
+        shown = ranks(board)
+        assert set(shown) == set(methods)
+        for key, ranked in shown.items():
+            assert same(ranked, *python_ranks(key, "own" if methods[key].simulator else "none", image)), (row, key)
 
 
 @needs_browser
@@ -415,6 +391,104 @@ def test_methods_prompts_and_galleries_can_be_switched(board, about, python_rank
     assert all(name in hit.text for hit in hits) and find(board, "target").get_attribute("value") == name
 
 
+def ask_words(page, words):
+    field = find(page, "words")
+    field.clear()
+    field.send_keys(words, Keys.ENTER)
+    settle(page)
+
+
+@needs_browser
+@pytest.mark.parametrize("words", ["umbrella", "Red music note", "alarm clock 2"])
+def test_words_are_answered_as_python_answers_them(board, models, python_ranks, words):
+    take_example(board, 0)
+    ask_words(board, words)
+    assert words in find(board, "status").text and not find(board, "seen").is_displayed()
+    for prompts in ("own", "none"):
+        choose(board, prompts)
+        for key, ranked in ranks(board).items():
+            assert same(ranked, *python_ranks(key, prompts if models[1][key].simulator else "none", words)), (
+                key,
+                prompts,
+            )
+    stroke(board, [(-80, -80), (0, 0), (60, 90)])  # drawing goes on
+    settle(board)
+    assert find(board, "seen").is_displayed() and not find(board, "words").get_attribute("value")
+
+
+@needs_browser
+def test_words_that_the_vocabulary_lacks_are_named(board, python_ranks):
+    ask_words(board, "zebra Käse")
+    status = find(board, "status").text
+    assert "never read “zebra”, “käse”" in status and not ranks(board)
+    assert find(board, "live").get_attribute("textContent") == status
+    ask_words(board, "the umbrella")
+    assert "Left out: mini-CLIP has never read “the”" in find(board, "status").text
+    assert same(ranks(board)["pros"], *python_ranks("pros", "own", "umbrella"))
+    ask_words(board, "!")
+    assert "Type a word" in find(board, "status").text
+    ask_words(board, "xylophone " * 8)
+    assert "more words than the model reads" in alert(board)
+    board.execute_script("document.getElementById('alert').hidden = true")
+
+
+@needs_browser
+def test_words_are_cut_into_pythons_tokens(page, models):
+    clip = models[0].clip
+    words = [name.replace("_", " ") for name in pictonet.classes()["unseen"]] + [
+        "internationalisation",
+        "xylophone",
+        "b2b",
+    ]
+    found = page.execute_async_script(
+        """const [words, done] = arguments, { makeReader } = await import("./words.js");
+        const read = makeReader({ ...await (await fetch("models/words.json")).json(), unread: [] });
+        done(words.map((each) => [...read(each).tokens].map(Number)));""",
+        words,
+    )
+    assert found == clip.tokenizer([f"a photo of {each}" for each in words]).tolist()
+
+
+def test_attention_is_that_of_the_tower(site, models):
+    run, methods = models
+    parts = build.PartsInPython(site / "models", {})
+    image = model_transform(methods["pros"].model)(run.data.load(int(run.split.query[0])))[None]
+    patches = parts.run("stem", image=image.numpy())
+    first = build.class_token(methods["zero-shot"].model)[None, None].numpy()
+    _, found = parts.sessions["blocks"].run(None, {"first": first, "patches": patches})
+    expected = class_token_attention(run.clip, image)[-1].mean(1)[:, 1:]  # last block, mean of its heads
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+@needs_browser
+def test_attention_is_shown_over_the_drawing(board):
+    take_example(board, 0)
+    assert not board.find_elements(By.CLASS_NAME, "heat")
+    board.execute_script("document.getElementById('attention').click()")
+    settle(board)
+    try:
+        maps = board.find_elements(By.CLASS_NAME, "heat")
+        assert len(maps) == 4 and "Zero-shot CLIP looks" in maps[0].get_attribute("aria-label")
+        orange = "return arguments[0].getContext('2d').getImageData(0, 0, 80, 80).data"
+        red, _, blue = (np.array(board.execute_script(orange, maps[0])).reshape(-1, 4)[:, i] for i in range(3))
+        assert (red.astype(int) - blue).max() > 120
+    finally:
+        board.execute_script("document.getElementById('attention').click()")
+        settle(board)
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_accessibility_checker_finds_nothing_serious(board, npm_package, scheme):
+    npm_package("axe-core")
+    take_example(board, 7)
+    emulate(board, 1280, 1400, scheme)
+    try:
+        assert not accessibility_faults(board)
+    finally:
+        unemulate(board)
+
+
 @needs_browser
 def test_the_board_is_used_by_keyboard_alone(board):
     assert "empty" in find(board, "status").text
@@ -453,7 +527,10 @@ def test_every_control_has_a_name(page):
 
 def upload(page, path):
     page.execute_script("document.getElementById('alert').hidden = true")
+    steps = "return document.getElementById('board').dataset.items"
+    before = page.execute_script(steps)
     find(page, "upload").send_keys(str(path))
+    wait_for(lambda: alert(page) or page.execute_script(steps) != before, 30, "the picture")
     settle(page)
 
 
@@ -507,10 +584,7 @@ def test_the_tour_explains_and_sets_the_stage(board):
 @needs_browser
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
 def test_it_fits_wide_and_narrow_screens_in_both_schemes(board, width, scheme):
-    metrics = dict(width=width, height=1000, deviceScaleFactor=1, mobile=width < 500)
-    board.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    board.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    emulate(board, width, 1000, scheme)
     try:
         take_example(board, 7)
         assert board.execute_script("return document.documentElement.scrollWidth") <= width
@@ -521,17 +595,13 @@ def test_it_fits_wide_and_narrow_screens_in_both_schemes(board, width, scheme):
             shot = board.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
             Path(folder, f"site_{width}_{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
     finally:
-        board.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        board.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        unemulate(board)
 
 
 @needs_browser
 def test_nothing_is_asked_of_another_host_and_nothing_fails(page, server):
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    }
-    assert asked and all(url.startswith((server.address, "data:", "blob:")) for url in asked), asked
+    urls = asked(page)
+    assert urls and all(url.startswith((server.address, "data:", "blob:")) for url in urls), urls
     severe = [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
     assert not [message for message in severe if "favicon" not in message]
 
@@ -577,8 +647,8 @@ def test_without_storage_it_works_and_says_what_is_lost(server):
 
 @needs_browser
 def test_a_broken_download_is_named_and_tried_again(site):
-    with served(site) as server, browser() as page:
-        server.short = {"models/blocks.onnx"}
+    with served(site, Faulty) as server, browser() as page:
+        server.missing, server.short = frozenset(), {"models/blocks.onnx"}
         page.get(server.address)
         message = wait_for(lambda: alert(page), 120, "a message")
         assert "models/blocks.onnx could not be downloaded" in message and "Try again" in message

@@ -1,7 +1,8 @@
-// Keeps every file of the page after its first visit, so that the page then works without network.
+// Keeps every file of the page after its first visit, so that the page then works without network. The book is not kept:
+// its pages are read from the network, so that they are never older than the page's version.
 // The build writes a hash of all files in the place of the version below: another build starts another cache.
 
-const CACHE = "pros-page-VERSION";
+const CACHE = "pros-page-VERSION", BOOK = new URL("book/", self.location).href;
 
 self.addEventListener("activate", (event) => event.waitUntil((async () => {
   for (const key of await caches.keys()) if (key.startsWith("pros-page-") && key !== CACHE) await caches.delete(key);
@@ -17,6 +18,6 @@ async function answer(request) {
 }
 
 self.addEventListener("fetch", (event) => {
-  const own = new URL(event.request.url).origin === self.location.origin;
+  const { url } = event.request, own = new URL(url).origin === self.location.origin && !url.startsWith(BOOK);
   if (own && event.request.method === "GET") event.respondWith(answer(event.request).catch(() => fetch(event.request)));
 });

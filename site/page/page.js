@@ -8,7 +8,7 @@ const EMPTY = "The board is empty: draw on it with the pointer, or press space o
 const NARROW = matchMedia("(max-width: 720px)");
 const $ = (id) => document.getElementById(id);
 
-let site, worker, ready = false, waiting = false, later = false, settled = false, number = 0;
+let site, worker, words = "", ready = false, waiting = false, later = false, settled = false, number = 0;
 
 function element(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -64,6 +64,7 @@ async function keepShell() {
 // ---- asking
 
 const board = makeBoard($("board"), $("cursor"), (drawing) => {
+  words = $("words").value = "";
   $("hint").hidden = board.any();
   $("undo").disabled = $("clear").disabled = !board.any();
   if (board.label()) $("target").value = board.label();
@@ -78,16 +79,24 @@ function ask(done = true) {
   settled = done;
   if (!ready) return;
   if (waiting) { later = true; return; }
-  if (board.empty()) {
+  if (!words && board.empty()) {
     $("status").textContent = EMPTY;
     if (done) $("live").textContent = board.any() ? EMPTY : "";
     $("strips").classList.add("old");
     return;
   }
-  const picture = board.picture(site.chalk.side);
   busy(true);
-  worker.postMessage({ kind: "question", number: ++number, picture, strength: Number($("strength").value), methods: methods(),
-    prompts: checked("prompts"), all: checked("gallery") === "all", count: COUNT }, [picture.data.buffer]);
+  const picture = words ? null : board.picture(site.chalk.side);
+  worker.postMessage({ kind: "question", number: ++number, words, picture, strength: Number($("strength").value),
+    methods: methods(), prompts: checked("prompts"), all: checked("gallery") === "all", count: COUNT },
+  picture ? [picture.data.buffer] : []);
+}
+
+function askWords(event) {
+  event.preventDefault();
+  words = $("words").value.trim();
+  if (words) $("target").value = site.classes.find((name) => name === words.toLowerCase()) ?? "";
+  ask();
 }
 
 function busy(value) {
@@ -117,7 +126,21 @@ function card(score, place, rank) {
   return item;
 }
 
-function strip({ key, ranks }) {
+// The picture that the model saw, in orange where the class token of the last layer looks. attention: [n * n] weights.
+function heatMap(attention, label) {
+  const side = Math.sqrt(attention.length), most = Math.max(...attention), size = 80;
+  const heat = element("canvas", { width: side, height: side }).getContext("2d"), pixels = heat.createImageData(side, side);
+  attention.forEach((weight, i) => pixels.data.set([255, 140, 0, 210 * weight / most], 4 * i));
+  heat.putImageData(pixels, 0, 0);
+  const canvas = element("canvas", { width: size, height: size, role: "img", className: "heat",
+    ariaLabel: `Where ${label} looks: its attention over the drawing` });
+  const context = canvas.getContext("2d");
+  context.drawImage($("seen"), 0, 0, size, size);
+  context.drawImage(heat.canvas, 0, 0, size, size);
+  return canvas;
+}
+
+function strip({ key, ranks, attention }) {
   const method = site.methods.find((each) => each.key === key);
   const head = element("h2", {}, method.label, element("small", { textContent: method.about }));
   const box = element("div", { className: "strip" }, head);
@@ -130,27 +153,48 @@ function strip({ key, ranks }) {
   if (target) head.append(element("small", { textContent: `${hits.length} of ${ranks.length} right` }));
   const list = { ariaLabel: `First ${ranks.length} emoji by ${method.label}` };
   if (NARROW.matches) list.tabIndex = 0;                             // it scrolls sideways, by arrow keys too
-  box.append(element("ol", list,
-    ...ranks.map(([score, place], i) => card(score, place, i + 1))));
+  const looks = attention && $("attention").checked ? [heatMap(attention, method.label)] : [];
+  box.append(element("div", { className: "row" }, ...looks, element("ol", list,
+    ...ranks.map(([score, place], i) => card(score, place, i + 1)))));
   return box;
 }
 
-function show({ strips, shown, spent, number }) {
-  const canvas = $("seen"), { data, width, height } = shown;
+function showSeen({ data, width, height }) {
+  const canvas = $("seen");
   Object.assign(canvas, { width, height });
   canvas.ariaLabel = `What the model sees: ${width} by ${height} pixels`;
   const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
   for (let i = 0; i < width * height; i++) pixels.data.set([data[3 * i], data[3 * i + 1], data[3 * i + 2], 255], 4 * i);
   context.putImageData(pixels, 0, 0);
+}
+
+// What the reader is told of an answer.
+function statusOf({ strips, spent, words, left }) {
+  const unknown = left?.length ? `mini-CLIP has never read ${left.map((word) => `“${word}”`).join(", ")}` : "";
+  if (words && !strips.length && methods().length) {
+    if (!unknown) return "Type a word, for example “umbrella”.";
+    return `${unknown}: it was trained on the names of icons. Try “umbrella” or “red flower”.`;
+  }
+  if (!strips.length) return "Choose a method to see its ranks.";
+  const answered = `Answered in ${Math.round(spent)} ms.`;
+  if (!words) return answered;
+  return `These emoji are ranked for the words “${words}”. ${answered}${unknown ? ` Left out: ${unknown}.` : ""}`;
+}
+
+function show(answer) {
+  const { strips, shown, words, number } = answer;
+  $("seen").hidden = $("seen-note").hidden = Boolean(words);
+  if (shown) showSeen(shown);
   $("strips").replaceChildren(...strips.map(strip));
   $("strips").classList.remove("old");
-  $("status").textContent = strips.length ? `Answered in ${Math.round(spent)} ms.` : "Choose a method to see its ranks.";
+  $("status").textContent = statusOf(answer);
   $("strips").dataset.number = number;
   if (!settled) return;
-  $("live").textContent = strips.filter(({ ranks }) => ranks).map(({ key, ranks }) => {
+  const first = strips.filter(({ ranks }) => ranks).map(({ key, ranks }) => {
     const names = ranks.slice(0, 3).map(([, place]) => site.classes[site.gallery.class[place]]);
     return `${site.methods.find((each) => each.key === key).label}: ${names.join(", ")}.`;
-  }).join(" ");
+  });
+  $("live").textContent = first.join(" ") || $("status").textContent;
 }
 
 // ---- the worker
@@ -188,7 +232,7 @@ const heard = {
     ask();
   },
   answer(content) { show(content); answered(); },
-  fault({ message }) { alertReader(`This drawing could not be answered: ${message} Change it, or reload the page.`); answered(); },
+  fault({ message }) { alertReader(`This could not be answered: ${message} Change it, or reload the page.`); answered(); },
   failed({ message }) { failed(message); },
 };
 
@@ -246,7 +290,8 @@ function buildControls() {
     $("methods").append(element("label", {}, input, ` ${label}`));
   }
   for (const name of site.classes) $("target").append(element("option", { value: name, textContent: name }));
-  for (const name of ["methods", "prompts", "gallery"]) $(name).addEventListener("change", () => ask());
+  $("words-form").addEventListener("submit", askWords);
+  for (const name of ["methods", "prompts", "gallery", "attention"]) $(name).addEventListener("change", () => ask());
   $("target").addEventListener("change", () => ask());
   $("undo").onclick = board.undo;
   $("clear").onclick = () => { $("target").value = ""; board.clear(); };

@@ -4,10 +4,11 @@ import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 import { averaged, chalk } from "./chalk.js";
 import { arraysOf, download } from "./download.js";
 import { evalTransform, square } from "./pixels.js";
+import { makeReader } from "./words.js";
 
 const FIRST = ["runtime/ort-wasm-simd-threaded.wasm", "models/arrays.bin", "models/stem.onnx", "models/blocks.onnx"];
 const sessions = {};
-let site, arrays, redraw;
+let site, arrays, redraw, readWords;
 
 const send = (kind, content = {}, transfer = []) => postMessage({ kind, ...content }, transfer);
 
@@ -36,19 +37,21 @@ async function load(about) {
   await open("stem", stem);
   await open("blocks", blocks);
   send("ready", { lattices: lattices.map(({ shape, values }) => ({ shape, values: values.slice() })) });
-  const simulators = site.methods.map((method) => method.simulator).filter(Boolean);
-  const files = await fetchAll(simulators.map((name) => `models/${name}.onnx`));
-  for (const [i, name] of simulators.entries()) await open(name, files[i]);
+  const later = [...site.methods.map((method) => method.simulator).filter(Boolean), "words"];
+  const [table, ...files] = await fetchAll(["models/words.json", ...later.map((name) => `models/${name}.onnx`)]);
+  for (const [i, name] of later.entries()) await open(name, files[i]);
+  readWords = makeReader(JSON.parse(new TextDecoder().decode(table)));
   send("complete");
 }
 
 // ---- features and ranks
 
+// {output} of a part, and what else it gives, each as {shape, values}.
 async function run(part, inputs) {
   const feeds = Object.fromEntries(Object.entries(inputs).map(([name, { shape, values }]) =>
-    [name, new ort.Tensor("float32", values, shape)]));
-  const { output } = await sessions[part].run(feeds);
-  return { shape: output.dims, values: output.data };
+    [name, new ort.Tensor(values instanceof BigInt64Array ? "int64" : "float32", values, shape)]));
+  const found = Object.entries(await sessions[part].run(feeds));
+  return Object.fromEntries(found.map(([name, { dims, data }]) => [name, { shape: dims, values: data }]));
 }
 
 function joined(a, b) {                                              // tokens [1, A, W] and [1, B, W] -> [1, A+B, W]
@@ -58,20 +61,17 @@ function joined(a, b) {                                              // tokens [
   return { shape: [1, a.shape[1] + b.shape[1], a.shape[2]], values };
 }
 
-// What the projection of a method reads, [W]. simulator: null where no prompts are used.
+// What the projection of a method reads, [W], and its attention to the patches. simulator: null where no prompts are used.
 async function readOut(patches, token, simulator) {
   const { values } = arrays[`class_token/${token}`];
   let first = { shape: [1, 1, values.length], values: values.slice() };
-  if (simulator) first = joined(first, await run(simulator, { patches }));
-  return (await run("blocks", { first, patches })).values;
+  if (simulator) first = joined(first, (await run(simulator, { patches })).output);
+  const { output, attention } = await run("blocks", { first, patches });
+  return { values: output.values, attention: attention.values };
 }
 
-// A feature [D] by a method, not normalised: the scale of the query changes no rank. known: of the same picture, what
-// methods have read before; those that differ in nothing but the projection share it.
-async function featureOf(patches, { key, token, simulator }, prompts, known) {
-  const used = prompts === "own" ? simulator : null, name = `${token} ${used}`;
-  const values = known[name] ??= await readOut(patches, token, used);
-  const { shape: [width, size], values: projection } = arrays[`projection/${key}`];
+// A feature [D], not normalised: the scale of the query changes no rank.
+function projected(values, { shape: [width, size], values: projection }) {
   const feature = new Float32Array(size);
   for (let i = 0; i < width; i++)
     for (let j = 0; j < size; j++) feature[j] += values[i] * projection[i * size + j];
@@ -97,21 +97,44 @@ function prepared({ picture, strength }) {
   return averaged(redraw(picture.data, strength), side, side / site.pixels.side);
 }
 
-async function answer(question) {
-  const start = performance.now(), seen = prepared(question), { size } = site.pixels;
-  const patches = await run("stem", { image: { shape: [1, 3, size, size], values: evalTransform(seen, site.pixels) } });
-  const strips = [], known = {};
+async function answerDrawing(question) {
+  const seen = prepared(question), { size } = site.pixels;
+  const image = { shape: [1, 3, size, size], values: evalTransform(seen, site.pixels) };
+  const { output: patches } = await run("stem", { image });
+  const strips = [], known = {};                                     // methods that differ in the projection alone share
   for (const key of question.methods) {
-    const method = site.methods.find((each) => each.key === key);
-    if (question.prompts === "own" && method.simulator && !sessions[method.simulator]) {
+    const method = site.methods.find((each) => each.key === key), { token } = method;
+    const simulator = question.prompts === "own" ? method.simulator : null;
+    if (simulator && !sessions[simulator]) {
       strips.push({ key, ranks: null });                             // its simulator is still on the way
       continue;
     }
-    const feature = await featureOf(patches, method, question.prompts, known);
-    strips.push({ key, ranks: ranked(feature, method, question.prompts, question.all, question.count) });
+    const { values, attention } = known[`${token} ${simulator}`] ??= await readOut(patches, token, simulator);
+    const feature = projected(values, arrays[`projection/${key}`]);
+    strips.push({ key, ranks: ranked(feature, method, question.prompts, question.all, question.count), attention });
   }
   const shown = seen.width === site.pixels.side && seen.height === site.pixels.side ? seen : square(seen, size);
-  send("answer", { number: question.number, strips, shown, spent: performance.now() - start });
+  return { strips, shown };
+}
+
+async function answerWords(question) {
+  if (!readWords) throw new Error("the part that reads words is still being downloaded.");
+  const { tokens, end, left } = readWords(question.words);
+  if (end === null) return { strips: [], left };
+  const ends = { shape: [1], values: BigInt64Array.of(BigInt(end)) };
+  const { output } = await run("words", { tokens: { shape: [1, tokens.length], values: tokens }, end: ends });
+  const strips = question.methods.map((key) => {
+    const method = site.methods.find((each) => each.key === key);
+    const feature = projected(output.values, arrays[`text_projection/${key}`]);
+    return { key, ranks: ranked(feature, method, question.prompts, question.all, question.count) };
+  });
+  return { strips, left };
+}
+
+async function answer(question) {
+  const start = performance.now();
+  const found = question.words ? await answerWords(question) : await answerDrawing(question);
+  send("answer", { number: question.number, words: question.words, ...found, spent: performance.now() - start });
 }
 
 onmessage = async ({ data }) => {
