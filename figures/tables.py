@@ -1,0 +1,97 @@
+"""Writes the result tables of README.md and RESULTS.md anew, from the runs in the CSV files of this folder.
+
+    python figures/tables.py            # what stands between <!-- table NAME --> and <!-- /table -->
+    python figures/tables.py --check    # says whether a table is not what the runs say, and changes nothing
+
+Columns are held-out domains. A cell is the mean of the seeds, with their standard deviation where there are several; a
+dash stands for what was not measured, and for the mean of a row in which something is missing.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from prosutils.files import written_whole
+from prosutils.grid import PARTS, summary
+from prosutils.tables import GRID, read_table
+
+HERE = Path(__file__).parent
+DOCUMENTS = [HERE.parent / name for name in ("README.md", "RESULTS.md")]
+BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
+#: The far tier's domains and methods, in the order of reading.
+DOMAINS = ("chalk", "stamp", "blueprint", "cross_stitch", "mosaic")
+METHODS = ("Zero-shot CLIP", "Heads only", "Static prompts", "ProS", "ProS + heads", "Full fine-tuning")
+FAR = dict(preset="mini", protocol="UCDR", gallery="unseen")
+NEAR = dict(preset="mini-near", protocol="UCDR", gallery="unseen")
+
+
+def runs(file: str, names=None, **which: str) -> pd.DataFrame:
+    """The rows of a table of runs that have these values; of the methods `names` only, in this order."""
+    table = read_table(HERE / file, GRID)
+    table = table[(table[list(which)] == pd.Series(which)).all(axis=1)]
+    return table[table.method.isin(names)] if names else table
+
+
+def cells(table: pd.DataFrame, names=None) -> pd.DataFrame:
+    """One row for each method, one column of text for each held-out domain, and the mean over the domains."""
+    mean, spread = summary(table, table.protocol.iloc[0], table.gallery.iloc[0])
+    order = [*(name for name in DOMAINS if name in mean), *(name for name in mean if name not in DOMAINS)]
+    mean, spread = mean[order], spread.reindex(columns=order)
+    mean["mean"] = mean.drop(columns="mean").mean(axis=1, skipna=False)
+    text = mean.map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
+    deviation = spread.map(lambda value: "" if pd.isna(value) else f" ± {value:.3f}")
+    return (text + deviation).loc[[name for name in names or mean.index if name in mean.index]]
+
+
+def markdown(table: pd.DataFrame, title: str = "method") -> str:
+    bold = {"ProS": "**ProS**"}
+    lines = [f"| {title} | {' | '.join(table)} |", "|---" * (len(table.columns) + 1) + "|"]
+    return "\n".join(lines + [f"| {bold.get(name, name)} | {' | '.join(row)} |" for name, row in table.T.items()])
+
+
+def far(protocol: str, gallery: str) -> str:
+    table = runs("results_baselines.csv", METHODS, **FAR | dict(protocol=protocol, gallery=gallery))
+    return markdown(cells(table, METHODS))
+
+
+def parts(of: str, title: str) -> str:
+    names = [name for name in PARTS if name == of or name.startswith(f"{of}, ")]
+    return markdown(cells(runs("results_parts.csv", names, **FAR), names), title)
+
+
+def near() -> str:
+    table = runs("results_baselines.csv", **NEAR)
+    found = cells(table)
+    found["images"] = [f"{table[table.method == name].images.mean():,.0f}" for name in found.index]
+    return markdown(found)
+
+
+TABLES = {
+    "far-ucdr": lambda: far("UCDR", "unseen"),
+    "far-udcdr": lambda: far("UdCDR", "seen"),
+    "parts-frozen": lambda: parts("ProS", "ProS, projections frozen"),
+    "parts-trained": lambda: parts("ProS + heads", "ProS, projections trained"),
+    "near-ucdr": near,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a table is not up to date")
+    args = parser.parse_args()
+    old = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    new = {path: BLOCK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[3]}", text) for path, text in old.items()}
+    changed = [path.name for path in DOCUMENTS if new[path] != old[path]]
+    if args.check:
+        sys.exit(f"Not what the runs say: {', '.join(changed)}. python figures/tables.py mends it." if changed else 0)
+    for path in DOCUMENTS:
+        with written_whole(path) as part:
+            part.write_text(new[path], encoding="utf-8")
+    print(f"Changed: {', '.join(changed) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    main()
