@@ -117,6 +117,7 @@ def train(
     """Train a method, measure it beside zero-shot CLIP, add the rows to ARTIFACTS/results.csv."""
     import pandas as pd
 
+    from .experiment import describe
     from .logs import open_log
     from .methods import find_method, import_methods
     from .processes import is_main
@@ -133,35 +134,6 @@ def train(
             print(history.round(3).to_string(index=False))
         tables.append(run.evaluate(model))
     report(run, pd.concat(tables))
-
-
-def describe(run: "Experiment") -> str:
-    """What will be trained on and measured, in a few lines."""
-    from .experiment import pictonet_folder
-
-    split, domains = run.split, ", ".join(run.split.train_domains)
-    lines = [
-        f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
-        f"domains {domains}",
-        f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
-        f"classes; {len(split.train)} training images; on {run.device}",
-        "Parts of the first measurement:",
-        split.table().to_string(),
-    ]
-    if run.benchmark:
-        counts, sizes = run.data.counts(), run.benchmark.compare_sizes(run.splits)
-        lines += [
-            f"Sizes of the protocols of {run.benchmark.name}:",
-            sizes.to_string(),
-            *run.benchmark.faults(counts),
-            *run.benchmark.surplus(counts),
-        ]
-    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
-        lines.append(
-            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset clip "
-            "(pacs) takes real CLIP."
-        )
-    return "\n".join(lines)
 
 
 def report(run: "Experiment", table: "pd.DataFrame") -> None:
@@ -360,11 +332,23 @@ def ablate(
     print(f"Written to {table}")
 
 
+def cost(
+    config: Settings,
+    data: Annotated[DataFolder, arg(help_behavior_hint="(default: PictoNet, or a benchmark's published sizes)")] = None,
+    device: Device = None,
+    artifacts: Path = ARTIFACTS,
+) -> None:
+    """Operations, memory, disk and hours of one run of ProS, here and on some GPUs."""
+    from .cost import report
+
+    print(report(config, data, device, artifacts))
+
+
 def tutorial(artifacts: Path = ARTIFACTS) -> None:
     """Lay out PictoNet, train both stages, measure, draw figures: what `make tutorial` does."""
     import pandas as pd
 
-    from .experiment import prepare
+    from .experiment import describe, prepare
     from .show import plots
 
     run = prepare(load_preset("mini"), artifacts=artifacts)
@@ -402,6 +386,7 @@ def commands(config: Config) -> dict[str, Callable]:
         "index": index,
         "search": search,
         "ablate": partial(ablate, config=config),
+        "cost": partial(cost, config=config),
         "tutorial": tutorial,
     }
 

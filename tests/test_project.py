@@ -56,6 +56,8 @@ ORDER = (
     "experiment",
     "parts",
     "grid",
+    "workload",
+    "cost",
     "search",
     "own_images",
     "show.pictures",
