@@ -5,11 +5,21 @@ import getpass
 import hashlib
 import importlib.util
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 from filelock import FileLock
+
+#: Bytes above which an array in a file is mapped instead of read.
+MAPPED_ABOVE = 2**20
+#: What Python's zipfile and numpy raise for a file with wrong content, beside BadZipFile.
+HARM = (OSError, EOFError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError, struct.error, zlib.error)
 
 
 class UserError(ValueError):
@@ -96,3 +106,42 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             f"{asked} cannot be written ({error.strerror or error}): choose another place, close the program "
             "that has it open, or free some space."
         ) from error
+
+
+def mapped_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Large ones are mapped: what is read of them is read when it is used, and never
+    kept, so that a file may be larger than the memory.
+
+        features = torch.from_numpy(mapped_arrays("features.npz")["features"])
+
+    A file of numpy.savez; what numpy.savez_compressed has packed is read whole. Changes of an array do not reach the file.
+    Raises UserError for a file that is cut short or is none of these, FileNotFoundError where there is none.
+    """
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            return {info.filename.removesuffix(".npy"): _member(file, archive, info) for info in archive.infolist()}
+    except zipfile.BadZipFile as error:
+        with open(path, "rb") as file:
+            begins = file.read(4) == b"PK\x03\x04"  # the list of the arrays is at the end of the file
+        reason = "its end is missing: it was cut short. Copy or make it again" if begins else f"{error}"
+        raise UserError(f"{path} is not an .npz file of features: {reason}.") from None
+    except FileNotFoundError:
+        raise
+    except HARM as error:
+        raise UserError(f"{path} is not an .npz file of features: {str(error)[:200]}.") from None
+
+
+def _member(file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an .npz file, mapped if it is large and not compressed. ValueError for objects, and for wrong sizes."""
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size < MAPPED_ABOVE:
+        with archive.open(info) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+    file.seek(info.header_offset + 26)  # the lengths of a name and of a field, which stand before the array
+    file.seek(info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))))
+    begin, version = file.tell(), np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, columns_first, kind = header(file)
+    size = kind.itemsize * int(np.prod(shape, dtype=object))
+    if kind.hasobject or file.tell() + size != begin + info.file_size:
+        raise ValueError(f"the size of {info.filename} is not that of its numbers")
+    return np.memmap(file, kind, "c", file.tell(), shape, "F" if columns_first else "C")
