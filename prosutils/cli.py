@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, create_mutex_group
 
 from .config import PRESETS, Config, changes, load_preset
-from .files import UserError, refuse_unwritable, written_whole
+from .files import UserError, refuse_unwritable, save_arrays
 from .names import print_any_name
 
 if TYPE_CHECKING:
@@ -209,7 +209,6 @@ def embed(
     imports: Imports = (),
 ) -> None:
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
-    import numpy as np
     import torch
 
     from .evaluation import embed_rows
@@ -222,8 +221,7 @@ def embed(
     features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
     table = images.table()
     if is_main():
-        with written_whole(out) as part, open(part, "wb") as file:
-            np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
+        save_arrays(out, {"features": features} | {name: table[name].to_numpy(str) for name in table})
     print(f"{features.shape[0]} features of width {features.shape[1]}: {out}")
 
 

@@ -9,7 +9,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +18,8 @@ from filelock import FileLock
 
 #: Bytes above which an array in a file is mapped instead of read.
 MAPPED_ABOVE = 2**20
+#: Bytes of a line of the processor's cache. numpy pads an array's header to a multiple of it.
+ALIGNMENT = 64
 #: What Python's zipfile and numpy raise for a file with wrong content, beside BadZipFile.
 HARM = (OSError, EOFError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError, struct.error, zlib.error)
 
@@ -108,13 +110,27 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         ) from error
 
 
+def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray | str]) -> None:
+    """Write an .npz file as numpy.savez does, with every array at a multiple of ALIGNMENT bytes: what is computed on a mapped
+    array takes half the time then. In one step; raises UserError where it cannot be written."""
+    with written_whole(path) as part, zipfile.ZipFile(part, "w") as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy")
+            # Before the array come 30 bytes, the name, 20 bytes for sizes above 4 GB, and this padding: its kind and length.
+            begin = archive.start_dir + 30 + len(info.filename) + 20 + 4
+            info.extra = struct.pack("<HH", 0xD935, -begin % ALIGNMENT) + bytes(-begin % ALIGNMENT)
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
 def mapped_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name. Large ones are mapped: what is read of them is read when it is used, and never
     kept, so that a file may be larger than the memory.
 
         features = torch.from_numpy(mapped_arrays("features.npz")["features"])
 
-    A file of numpy.savez; what numpy.savez_compressed has packed is read whole. Changes of an array do not reach the file.
+    A file of `save_arrays` or numpy.savez; what numpy.savez_compressed has packed is read whole. Changes of an array do
+    not reach the file.
     Raises UserError for a file that is cut short or is none of these, FileNotFoundError where there is none.
     """
     try:

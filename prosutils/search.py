@@ -15,7 +15,7 @@ from .baselines import ZeroShot
 from .config import load_preset
 from .domains import ImageDomains, inverted_domains, usual_gallery
 from .evaluation import Pictures, embed, embed_rows, model_transform, switch_options
-from .files import UserError, mapped_arrays, written_whole
+from .files import UserError, mapped_arrays, save_arrays
 from .image_files import IMAGE_SUFFIXES, find_fault, load_image, walk
 from .names import readable
 from .ranking import check_k, rank
@@ -88,16 +88,15 @@ class ImageIndex:
             nearby = os.path.relpath(root, path.resolve().parent)
         except ValueError:  # another drive of Windows
             nearby = ""
-        with written_whole(path) as part, open(part, "wb") as file:
-            np.savez(
-                file,
-                features=self.features.numpy(),
-                path=self.paths.astype(str),
-                signature=self.signature,
-                root=str(root),
-                nearby=nearby,
-                similarity=self.similarity,
-            )
+        arrays = dict(
+            features=self.features.numpy(),
+            path=self.paths.astype(str),
+            signature=self.signature,
+            root=str(root),
+            nearby=nearby,
+            similarity=self.similarity,
+        )
+        save_arrays(path, arrays)
         return path
 
     @classmethod

@@ -419,6 +419,20 @@ def test_a_large_index_is_mapped_and_an_old_one_still_read(model, unlabelled, tm
     assert ImageIndex.load(tmp_path / "old.npz", model).answers(query, 2) == index.answers(query, 2)
 
 
+def test_saved_arrays_begin_where_a_line_of_the_cache_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAPPED_ABOVE", 0)
+    for size in range(1, 9):  # names of all lengths before it
+        arrays = {"n" * size: np.array(["x" * size]), "features": np.arange(size, dtype="float32"), "word": "é"}
+        files.save_arrays(tmp_path / "x.npz", arrays)
+        found, read = files.mapped_arrays(tmp_path / "x.npz"), np.load(tmp_path / "x.npz")
+        assert {found[name].offset % 64 for name in arrays} == {0}
+        assert all(
+            np.array_equal(read[name], arrays[name]) and np.array_equal(found[name], arrays[name]) for name in read
+        )
+        with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+            assert archive.testzip() is None
+
+
 @pytest.mark.parametrize("columns_first", [False, True])
 def test_mapped_arrays_are_those_that_were_saved(columns_first, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAPPED_ABOVE", 0)
