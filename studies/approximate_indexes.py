@@ -1,7 +1,7 @@
 """Approximate indexes under a domain gap: how much of the exact ranking IVF, HNSW and PQ find, for near and far queries.
 
     pip install "prosutils[large]"                     # faiss
-    python studies/approximate_indexes.py              # some minutes on two cores; figures/approximate_indexes.csv
+    python studies/approximate_indexes.py              # ten minutes on two cores; figures/approximate_indexes.csv
 
 The gallery holds PictoNet's near tier in four domains: emoji, clipart, outline and pixel, each drawing as it is and in an
 augmented view (crop, flip, colour), so that it is large enough for an index: views of a drawing lie closer together
@@ -137,7 +137,8 @@ def measure(gallery: torch.Tensor, queries: dict[str, torch.Tensor]) -> pd.DataF
                 | {f"recall@{k}": recall(found, best, k) for k in KS}
             )
     table = pd.DataFrame(rows)
-    return table.groupby(["index", "setting", "query"], sort=False).mean().reset_index()
+    table = table.groupby(["index", "setting", "query"], sort=False).mean().reset_index()
+    return table.astype({"queries": int, "gallery_size": int})
 
 
 def main():
