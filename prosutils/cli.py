@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, create_mutex_group
 
 from .config import PRESETS, Config, changes, load_preset
-from .files import UserError, refuse_unwritable, written_whole
+from .files import UserError, refuse_unwritable, save_arrays
 from .names import print_any_name
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def train(
     """Train a method, measure it beside zero-shot CLIP, add the rows to ARTIFACTS/results.csv."""
     import pandas as pd
 
+    from .experiment import describe
     from .logs import open_log
     from .methods import find_method, import_methods
     from .processes import is_main
@@ -133,35 +134,6 @@ def train(
             print(history.round(3).to_string(index=False))
         tables.append(run.evaluate(model))
     report(run, pd.concat(tables))
-
-
-def describe(run: "Experiment") -> str:
-    """What will be trained on and measured, in a few lines."""
-    from .experiment import pictonet_folder
-
-    split, domains = run.split, ", ".join(run.split.train_domains)
-    lines = [
-        f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
-        f"domains {domains}",
-        f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
-        f"classes; {len(split.train)} training images; on {run.device}",
-        "Parts of the first measurement:",
-        split.table().to_string(),
-    ]
-    if run.benchmark:
-        counts, sizes = run.data.counts(), run.benchmark.compare_sizes(run.splits)
-        lines += [
-            f"Sizes of the protocols of {run.benchmark.name}:",
-            sizes.to_string(),
-            *run.benchmark.faults(counts),
-            *run.benchmark.surplus(counts),
-        ]
-    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
-        lines.append(
-            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset clip "
-            "(pacs) takes real CLIP."
-        )
-    return "\n".join(lines)
 
 
 def report(run: "Experiment", table: "pd.DataFrame") -> None:
@@ -237,7 +209,6 @@ def embed(
     imports: Imports = (),
 ) -> None:
     """Features of every image of a folder, as .npz: features [n, D], path, domain, class."""
-    import numpy as np
     import torch
 
     from .evaluation import embed_rows
@@ -250,8 +221,7 @@ def embed(
     features = embed_rows(model, images, torch.arange(len(images)), progress=True).numpy()
     table = images.table()
     if is_main():
-        with written_whole(out) as part, open(part, "wb") as file:
-            np.savez(file, features=features, **{name: table[name].to_numpy(str) for name in table})
+        save_arrays(out, {"features": features} | {name: table[name].to_numpy(str) for name in table})
     print(f"{features.shape[0]} features of width {features.shape[1]}: {out}")
 
 
@@ -360,11 +330,23 @@ def ablate(
     print(f"Written to {table}")
 
 
+def cost(
+    config: Settings,
+    data: Annotated[DataFolder, arg(help_behavior_hint="(default: PictoNet, or a benchmark's published sizes)")] = None,
+    device: Device = None,
+    artifacts: Path = ARTIFACTS,
+) -> None:
+    """Operations, memory, disk and hours of one run of ProS, here and on some GPUs."""
+    from .cost import report
+
+    print(report(config, data, device, artifacts))
+
+
 def tutorial(artifacts: Path = ARTIFACTS) -> None:
     """Lay out PictoNet, train both stages, measure, draw figures: what `make tutorial` does."""
     import pandas as pd
 
-    from .experiment import prepare
+    from .experiment import describe, prepare
     from .show import plots
 
     run = prepare(load_preset("mini"), artifacts=artifacts)
@@ -402,6 +384,7 @@ def commands(config: Config) -> dict[str, Callable]:
         "index": index,
         "search": search,
         "ablate": partial(ablate, config=config),
+        "cost": partial(cost, config=config),
         "tutorial": tutorial,
     }
 

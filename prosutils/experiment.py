@@ -372,6 +372,33 @@ def fit_batches(config: Config, domains: int):
     return dataclasses.replace(config, stage1=rounded(config.stage1), stage2=rounded(config.stage2))
 
 
+def describe(run: Experiment) -> str:
+    """What will be trained on and measured, in a few lines."""
+    split, domains = run.split, ", ".join(run.split.train_domains)
+    lines = [
+        f"{len(run.data)} images; held-out domain {split.unseen_domain}, gallery {split.gallery_domain}; training "
+        f"domains {domains}",
+        f"{len(split.seen_classes)} seen, {len(split.val_classes)} validation, {len(split.unseen_classes)} unseen "
+        f"classes; {len(split.train)} training images; on {run.device}",
+        "Parts of the first measurement:",
+        split.table().to_string(),
+    ]
+    if run.benchmark:
+        counts, sizes = run.data.counts(), run.benchmark.compare_sizes(run.splits)
+        lines += [
+            f"Sizes of the protocols of {run.benchmark.name}:",
+            sizes.to_string(),
+            *run.benchmark.faults(counts),
+            *run.benchmark.surplus(counts),
+        ]
+    if run.config.backbone == "mini" and run.data.root != pictonet_folder(run.config):
+        lines.append(
+            "Note: mini-CLIP knows icons and drawings. On photographs expect modest numbers; the preset clip "
+            "(pacs) takes real CLIP."
+        )
+    return "\n".join(lines)
+
+
 def add_results(table: pd.DataFrame, path: str | Path):
     """Rows of `table` into the results at `path`, replacing older rows of the same case; returns all rows.
 

@@ -32,8 +32,8 @@ def rank(
 
     query [Q, D], gallery [G, D] -> scores [Q, k], index [Q, k] into the gallery; k=None, or above G: all of
     it. Scores are cosines, or negative squared distances (similarity="euclidean"). The ranking is exact. Beside the
-    answers and the features it takes some hundred MB; features may be a memory-mapped file
-    (`torch.from_numpy(numpy.load(path, mmap_mode="c"))`), which is read a part at a time.
+    answers and the features it takes some hundred MB; features may be a memory-mapped file (`files.mapped_arrays`), which
+    is read a part at a time.
     engine: "torch", or "faiss" where that package is installed (equal scores in any order).
     Raises UserError for shapes that do not fit, features that are not finite, a k below 1, and unknown options.
     """
@@ -49,10 +49,10 @@ def rank(
     index = torch.full((len(query), k), -1, device=query.device)
     starts = range(0, len(gallery), CHUNK)
     for start in tqdm(starts, desc="Ranking", disable=not progress or len(starts) == 1):
-        chunk = prepared(gallery[start : start + CHUNK])
+        chunk, lengths = prepared(gallery[start : start + CHUNK])
         for some in torch.arange(len(query)).split(max(1, BLOCK_SCORES // len(chunk))):
             block = slice(int(some[0]), int(some[-1]) + 1)
-            new, found = best_of(similarities(query[block], chunk, similarity), k)
+            new, found = best_of(similarities(query[block], chunk, similarity, lengths), k)
             if start:  # those found before come from the front of the gallery: at equal scores they stay in front
                 new, found = torch.cat([scores[block], new], 1), torch.cat([index[block], found + start], 1)
                 new, order = new.sort(dim=1, descending=True, stable=True)
@@ -69,25 +69,37 @@ def ranked_blocks(
         yield from rank(query, gallery, similarity, k)[1].split(max(1, BLOCK_SCORES // k))
         return
     query, prepared = comparable(query, gallery, similarity)
-    gallery = prepared(gallery)
+    gallery, lengths = prepared(gallery)
     for block in query.split(max(1, BLOCK_SCORES // len(gallery))):
-        yield similarities(block, gallery, similarity).sort(dim=1, descending=True, stable=True).indices
+        yield similarities(block, gallery, similarity, lengths).sort(dim=1, descending=True, stable=True).indices
 
 
 def comparable(query: torch.Tensor, gallery: torch.Tensor, similarity: str):
-    """The queries as `similarities` takes them, and a function that does the same to any part of the gallery."""
+    """The queries as `similarities` takes them, and a function that prepares any part [n, D] of the gallery: the part, and
+    the lengths [n] that its scores are still to be divided by, or None.
+    """
     if similarity == "cosine":
-        return F.normalize(query, dim=1), lambda part: F.normalize(part, dim=1)
+        few = len(query) < query.shape[1]  # there are fewer scores than numbers in the features: divide the scores
+        return F.normalize(query, dim=1), lambda part: (part, lengths_of(part)) if few else (F.normalize(part), None)
     if similarity == "euclidean":
         # Distances do not change, and what all features have in common no longer drowns what they differ in.
         centre = gallery.mean(0)
-        return query - centre, lambda part: part - centre
+        return query - centre, lambda part: (part - centre, None)
     raise UserError(f"similarity is 'cosine' or 'euclidean', not {similarity!r}.")
 
 
-def similarities(query: torch.Tensor, gallery: torch.Tensor, similarity: str) -> torch.Tensor:
+def lengths_of(features: torch.Tensor) -> torch.Tensor:
+    """Lengths [n] of features [n, D], above 0 so that one may divide by them, as F.normalize has it."""
+    return torch.linalg.vector_norm(features, dim=1).clamp_min(1e-12)
+
+
+def similarities(
+    query: torch.Tensor, gallery: torch.Tensor, similarity: str, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scores [B, G] of features that `comparable` gave: products, or -|q - g|^2 = 2 q.g - |g|^2 - |q|^2."""
     scores = query @ gallery.T
+    if lengths is not None:
+        scores /= lengths
     if similarity == "euclidean":
         scores = 2 * scores - gallery.square().sum(1) - query.square().sum(1, keepdim=True)
     return scores
@@ -120,7 +132,8 @@ def rank_by_faiss(query: torch.Tensor, gallery: torch.Tensor, similarity: str, k
     except ImportError:
         raise UserError("engine='faiss' needs the package faiss-cpu: pip install 'prosutils[large]'.") from None
     query, prepared = comparable(query, gallery, similarity)
-    gallery = prepared(gallery)
+    gallery, lengths = prepared(gallery)
+    gallery = gallery if lengths is None else gallery / lengths[:, None]
     metric = faiss.METRIC_INNER_PRODUCT if similarity == "cosine" else faiss.METRIC_L2
     scores, index = faiss.knn(query.cpu().numpy(), gallery.cpu().numpy(), k, metric=metric)
     scores, index = torch.from_numpy(scores), torch.from_numpy(index)
@@ -154,7 +167,10 @@ def as_features(name: str, features: torch.Tensor) -> torch.Tensor:
         ) from None
     if features.ndim != 2 or not len(features):
         raise UserError(f"{name} features are [number, width] with at least one row, not {list(features.shape)}.")
-    bad = torch.cat([~some.isfinite().all(1) for some in features.split(CHUNK)])
+    # A sum is a finite number only if all its terms are; where it is none, they may also be too large to be added.
+    bad = torch.cat([~some.sum(1).isfinite() for some in features.split(CHUNK)])
+    if bad.any():
+        bad[bad.clone()] = ~features[bad].isfinite().all(1)
     if bad.any():
         raise UserError(
             f"{int(bad.sum())} of {len(features)} {name} features are not finite numbers, "

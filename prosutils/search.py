@@ -15,7 +15,7 @@ from .baselines import ZeroShot
 from .config import load_preset
 from .domains import ImageDomains, inverted_domains, usual_gallery
 from .evaluation import Pictures, embed, embed_rows, model_transform, switch_options
-from .files import UserError, written_whole
+from .files import UserError, mapped_arrays, save_arrays
 from .image_files import IMAGE_SUFFIXES, find_fault, load_image, walk
 from .names import readable
 from .ranking import check_k, rank
@@ -64,7 +64,7 @@ class ImageIndex:
     def search(self, query: torch.Tensor, k: int = 10):
         """Features [Q, D] (or [D]) of queries -> scores [Q, k] and names [Q, k], the best first."""
         scores, index = rank(torch.atleast_2d(query), self.features, self.similarity, k)
-        return scores, self.paths[index.numpy()]
+        return scores, np.asarray(self.paths[index.numpy()])
 
     def answers(self, query: torch.Tensor, k: int = 10) -> list[tuple[float, str, Path]]:
         """The best k for the feature [1, D] of one query: (score, "", path), the best first.
@@ -88,21 +88,21 @@ class ImageIndex:
             nearby = os.path.relpath(root, path.resolve().parent)
         except ValueError:  # another drive of Windows
             nearby = ""
-        with written_whole(path) as part, open(part, "wb") as file:
-            np.savez(
-                file,
-                features=self.features.numpy(),
-                path=self.paths.astype(str),
-                signature=self.signature,
-                root=str(root),
-                nearby=nearby,
-                similarity=self.similarity,
-            )
+        arrays = dict(
+            features=self.features.numpy(),
+            path=self.paths.astype(str),
+            signature=self.signature,
+            root=str(root),
+            nearby=nearby,
+            similarity=self.similarity,
+        )
+        save_arrays(path, arrays)
         return path
 
     @classmethod
     def load(cls, path: str | Path, model: TunedCLIP | None = None, root: str | Path | None = None):
-        """Read a file of `save`; .npz may be left out of its name.
+        """An index from a file of `save`; .npz may be left out of its name. Features and names of a large one are not
+        read but mapped, and searched a part at a time.
 
         model: refused where it is not the one that made the index. root: the pictures' folder, where it has moved.
         Raises UserError where there is no index, or the folder is neither there nor at its old place beside the index.
@@ -110,27 +110,38 @@ class ImageIndex:
         path = Path(path)
         path = path if path.is_file() else index_file(path)
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                paths, features = stored["path"], torch.from_numpy(stored["features"])
-                places = [str(stored["root"])]
-                if "nearby" in stored and str(stored["nearby"]):
-                    places.append(os.path.normpath(path.resolve().parent / str(stored["nearby"])))
-                similarity = str(stored["similarity"]) if "similarity" in stored else "cosine"
-                index = cls(
-                    _first_folder(path, root, places), paths, features, str(stored["signature"]), similarity=similarity
-                )
+            stored = mapped_arrays(path)
         except FileNotFoundError:
             raise UserError(
                 f"There is no index {path}: ImageIndex.build(model, folder).save({str(path)!r}) writes one."
             ) from None
-        except UserError:
-            raise
-        except Exception as error:  # numpy raises errors of many kinds for a broken file
-            raise UserError(f"{path} is not an index of this package: {str(error)[:200]}") from None
+        index = cls.of_arrays(stored, path, root)
         if model is not None:
             index.check(model)
             index.similarity = switch_options(model.config.switches)["similarity"]
         return index
+
+    @classmethod
+    def of_arrays(cls, stored: dict[str, np.ndarray], path: Path, root: str | Path | None):
+        """The index that the arrays of a file hold. UserError where they are not those of an index."""
+        lacking = {"path", "features", "signature", "root"} - set(stored)
+        paths, features = stored.get("path"), stored.get("features")
+        if (
+            lacking
+            or paths.ndim != 1
+            or features.ndim != 2
+            or features.dtype.kind != "f"
+            or len(paths) != len(features)
+        ):
+            raise UserError(
+                f"{path} is not an index of this package: it holds no features with a path each. `prosutils index` makes "
+                "one."
+            )
+        places = [str(stored["root"])]
+        if str(stored.get("nearby", "")):
+            places.append(os.path.normpath(path.resolve().parent / str(stored["nearby"])))
+        folder, similarity = _first_folder(path, root, places), str(stored.get("similarity", "cosine"))
+        return cls(folder, paths, torch.from_numpy(features), str(stored["signature"]), similarity=similarity)
 
     def check(self, model: TunedCLIP):
         """Raises UserError where `model` is not the one that made the index."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,16 @@ def test_a_preset_has_an_alias_for_photographs(capsys):
         assert "clip (real CLIP" in " ".join(capsys.readouterr().out.replace("│", "").split())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "| `pacs`, alias `clip` |" in readme and "--preset clip" in readme
+
+
+def test_importing_the_package_takes_no_time():
+    """Names are imported when they are used. The least of three, for a machine that does other work."""
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import prosutils; prosutils.__all__"], cwd=ROOT, check=True)
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 2
 
 
 def test_help_lists_the_commands_without_waiting_for_pytorch():

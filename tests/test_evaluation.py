@@ -299,6 +299,28 @@ def test_features_in_a_file_are_ranked_without_reading_it_whole(tmp_path, monkey
     assert torch.equal(rank(query, mapped, k=50)[1], rank(query, gallery, k=50)[1])
 
 
+@pytest.mark.parametrize("queries", [1, 500])
+def test_few_queries_are_ranked_as_many(queries):
+    """Cosines of fewer queries than the width are divided by the lengths of the gallery, of more the gallery is."""
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(queries, 64, generator=generator), torch.randn(900, 64, generator=generator)
+    gallery *= torch.rand(900, 1, generator=generator) * 1e3
+    gallery[7] = 0
+    scores, index = rank(query, gallery)
+    expected = torch.nn.functional.cosine_similarity(query.double()[:, None], gallery.double()[None], dim=2)
+    torch.testing.assert_close(scores.double(), expected.gather(1, index), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores.double(), expected.sort(1, descending=True).values, atol=1e-5, rtol=0)
+
+
+def test_large_numbers_are_finite_ones():
+    """Their sum is not: it is no reason to refuse them."""
+    features = torch.full((3, 8), 3e38) * torch.tensor([[1.0], [1.0], [0.1]])
+    assert torch.equal(ranking.as_features("query", features), features)
+    features[1, 2] = torch.nan
+    with pytest.raises(UserError, match="1 of 3 query features are not finite numbers, the first at row 1"):
+        ranking.as_features("query", features)
+
+
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 def test_faiss_gives_the_same_ranking(similarity):
     pytest.importorskip("faiss")

@@ -11,7 +11,7 @@ import torch
 from conftest import draw_toy
 from PIL import Image
 
-from prosutils import ImageDomains, UserError, cli, embed, load_preset, make_split, own_images
+from prosutils import ImageDomains, UserError, cli, embed, files, load_preset, make_split, own_images
 from prosutils.image_files import load_image
 from prosutils.names import file_name, parse_names
 from prosutils.own_images import advice, save_uploads, stand_in, suggest_split
@@ -383,8 +383,15 @@ def test_an_index_refuses_what_it_cannot_answer(model, unlabelled, tmp_path):
     with pytest.raises(UserError, match="There is no index"):
         ImageIndex.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no")
-    with pytest.raises(UserError, match="is not an index"):
+    with pytest.raises(UserError, match="text.npz is not an .npz file of features"):
         ImageIndex.load(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", features=np.eye(3))
+    with pytest.raises(UserError, match="is not an index of this package: it holds no features with a path each"):
+        ImageIndex.load(tmp_path / "other.npz")
+    for size in (100, path.stat().st_size // 2, path.stat().st_size - 30):
+        (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:size])
+        with pytest.raises(UserError, match="cut.npz .*its end is missing: it was cut short"):
+            ImageIndex.load(tmp_path / "cut.npz")
     with pytest.raises(UserError, match="There is no folder"):
         ImageIndex.build(model, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -394,6 +401,53 @@ def test_an_index_refuses_what_it_cannot_answer(model, unlabelled, tmp_path):
         query_feature(model, "  ")
     with pytest.raises(UserError, match="cannot be read as an image"):
         query_feature(model, unlabelled / "broken.jpg")
+
+
+def test_a_large_index_is_mapped_and_an_old_one_still_read(model, unlabelled, tmp_path, monkeypatch):
+    """The features are searched where they lie; a file of version 0.1 has neither `nearby` nor `similarity`."""
+    index, query = ImageIndex.build(model, unlabelled), query_feature(model, unlabelled / "a.png")
+    path = index.save(tmp_path / "mine.npz")
+    monkeypatch.setattr(files, "MAPPED_ABOVE", 0)
+    arrays = files.mapped_arrays(path)
+    assert isinstance(arrays["features"], np.memmap) and isinstance(arrays["path"], np.memmap)
+    stored = ImageIndex.load(path, model)
+    assert torch.equal(stored.features, index.features) and stored.answers(query, 2) == index.answers(query, 2)
+    arrays["features"][:] = 0  # a change stays in memory
+    assert torch.equal(ImageIndex.load(path).features, index.features)
+    old = {name: arrays[name] for name in ("path", "signature", "root")} | dict(features=index.features.numpy())
+    np.savez_compressed(tmp_path / "old.npz", **old)
+    assert ImageIndex.load(tmp_path / "old.npz", model).answers(query, 2) == index.answers(query, 2)
+
+
+def test_saved_arrays_begin_where_a_line_of_the_cache_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAPPED_ABOVE", 0)
+    for size in range(1, 9):  # names of all lengths before it
+        arrays = {"n" * size: np.array(["x" * size]), "features": np.arange(size, dtype="float32"), "word": "é"}
+        files.save_arrays(tmp_path / "x.npz", arrays)
+        found, read = files.mapped_arrays(tmp_path / "x.npz"), np.load(tmp_path / "x.npz")
+        assert {found[name].offset % 64 for name in arrays} == {0}
+        assert all(
+            np.array_equal(read[name], arrays[name]) and np.array_equal(found[name], arrays[name]) for name in read
+        )
+        with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+            assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("columns_first", [False, True])
+def test_mapped_arrays_are_those_that_were_saved(columns_first, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAPPED_ABOVE", 0)
+    numbers = np.asarray(np.arange(12.0).reshape(3, 4), order="F" if columns_first else "C")
+    np.savez(tmp_path / "x.npz", numbers=numbers, names=np.array(["a", "éö"]), one=np.array(3), none=np.empty((0, 5)))
+    found = files.mapped_arrays(tmp_path / "x.npz")
+    assert np.array_equal(found["numbers"], numbers) and found["names"].tolist() == ["a", "éö"]
+    assert found["one"] == 3 and found["none"].shape == (0, 5)
+    content = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(content.replace(b"'shape': (3, 4)", b"'shape': (9, 4)"))
+    with pytest.raises(UserError, match="the size of numbers.npy is not that of its numbers"):
+        files.mapped_arrays(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", objects=np.array([{}]))
+    with pytest.raises(UserError, match="is not an .npz file of features"):
+        files.mapped_arrays(tmp_path / "x.npz")
 
 
 def test_the_command_line_indexes_and_searches(unlabelled, tmp_path, capsys):

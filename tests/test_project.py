@@ -56,6 +56,8 @@ ORDER = (
     "experiment",
     "parts",
     "grid",
+    "workload",
+    "cost",
     "search",
     "own_images",
     "show.pictures",
@@ -119,6 +121,7 @@ EXTRAS = {
     "notebooks": ("test",),
 }
 IMPORT_NAMES = {
+    "faiss": "faiss-cpu",
     "open_clip": "open_clip_torch",
     "PIL": "pillow",
     "pillow_heif": "pillow-heif",
