@@ -185,7 +185,7 @@ MINI = Config(
     prompt_tokens=4,
     workers=0,
     stage1=Stage(epochs=3, batch_size=100, lr=1e-3, lr_heads=1e-3),
-    stage2=Stage(epochs=12, batch_size=50, lr=3e-4, lr_simulator=3e-3, lr_heads=1e-2, decay_epochs=24, patience=12),
+    stage2=Stage(epochs=12, batch_size=50, lr=3e-3, lr_simulator=3e-3, lr_heads=1e-2, decay_epochs=24, patience=12),
 )
 PICTONET = Config(
     "pictonet",

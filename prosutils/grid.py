@@ -58,7 +58,7 @@ SAME_WITH_EVERY_SEED = {key for key, kind in METHODS.items() if not kind.stages}
 #: (studies/tune_methods.py; VPT and CoOp + heads take those
 #: of static prompts on the far tier); what is not here takes the preset's.
 RATES: dict[str, dict[str, dict]] = {
-    "mini": {"full": dict(lr_heads=1e-3)} | {key: dict(lr=3e-3) for key in ("static", "vpt", "vpt-deep", "coop-heads")},
+    "mini": {"full": dict(lr=3e-4, lr_heads=1e-3)},
     "mini-near": {"static": dict(lr=1e-3, lr_heads=1e-2 / 3), "full": dict(lr=3e-4, lr_heads=1e-3)},
 }
 #: ProS as in the paper's Fig. 2, heads frozen, whichever setting the preset has.
