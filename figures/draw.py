@@ -55,8 +55,8 @@ def banner(artifacts):
     row = int(split.query[shown])
     before, after = precision["zero-shot"].mean(), precision["pros"].mean()
     subtitle = (
-        f"A chalk drawing asks, emoji answer; neither chalk nor this class was trained on. "
-        f"All {len(gain)} drawings: mAP@200 {before:.3f}, trained {after:.3f}."
+        "Query: a chalk drawing. Neither chalk nor its class was trained on. "
+        f"mAP@200 of all {len(gain)} queries: {before:.3f}, after training {after:.3f}."
     )
     figure = plots.benchmark_banner(
         Large(data), row, {name: rows[shown] for name, rows in ranked.items()}, subtitle=subtitle

@@ -79,18 +79,18 @@ def strength_curves(table: pd.DataFrame, data: ImageDomains, row: int, metric: s
     for method, rows in table.sort_values("strength").groupby("method", sort=False):
         ax.plot(rows["strength"], rows[metric], label=method, ms=5, **styles[method])
     margin = 0.05
-    ax.set(xlim=(-margin, 1 + margin), ylim=(0, None), ylabel=metric)
+    ax.set(xlim=(-margin, 1 + margin), ylabel=metric)
     ax.set_xlabel("strength of the technique (0: drawings as mini-CLIP knows them)")
     ax.tick_params(labelsize=8)
     last = table[table["strength"] == strengths[-1]].sort_values(metric, ascending=False)
-    places = spread(last[metric].to_numpy(), ax.get_ylim()[1] * 0.06)
+    places = spread(last[metric].to_numpy(), np.ptp(ax.get_ylim()) * 0.06)
     for (method, value), y in zip(last[["method", metric]].itertuples(index=False), places):
         ax.text(1.02 + margin, y, f"{method} {value:.3f}", color=styles[method]["color"], va="center", fontsize=8.5)
     for strength, image in zip(strengths, (drawn_at(data, torch.tensor([row]), x)[0] for x in strengths)):
         x = 0.08 + 0.68 * (strength + margin) / (1 + 2 * margin)
         side = figure.add_axes([x - 0.032, 0.81, 0.064, 0.064 * 0.85 * WIDTH / 4.4])
         side.imshow(image)
-        side.set(xticks=[], yticks=[])
+        side.set_axis_off()
         ax.axvline(strength, color=FAINT, lw=0.6, zorder=0)
     return figure
 
