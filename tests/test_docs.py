@@ -1,4 +1,4 @@
-"""The Python blocks of README.md and CONTRIBUTING.md run as they are."""
+"""The Python blocks of README.md and CONTRIBUTING.md run as they are, and the tables of results are those of the runs."""
 
 import re
 import shutil
@@ -118,3 +118,16 @@ def test_a_file_may_import_from_files_beside_it(own_methods, tmp_path, monkeypat
     with pytest.raises(SystemExit, match="no folder"):
         cli.main(["train", "--method", "mine", "--import", str(file), "--data", str(tmp_path / "none")])
     assert METHODS["mine"].label == "Mine, from two files"
+
+
+def test_the_tables_of_results_say_what_the_runs_say(tmp_path):
+    """Of the documents as they are, and of one whose number is not the runs'."""
+    sys.path.insert(0, str(ROOT / "figures"))
+    import tables
+
+    for document in tables.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert tables.renewed(text) == text, f"{document.name}: python figures/tables.py renews it"
+        assert "<!-- table " in text
+        name = next(name for name in tables.TABLES if f"<!-- table {name} -->" in text)
+        assert tables.renewed(text.replace(tables.TABLES[name](), "| 0.999 |")) == text
