@@ -40,7 +40,6 @@ def cells(table: pd.DataFrame, names=None) -> pd.DataFrame:
     mean, spread = summary(table, table.protocol.iloc[0], table.gallery.iloc[0])
     order = [*(name for name in DOMAINS if name in mean), *(name for name in mean if name not in DOMAINS)]
     mean, spread = mean[order], spread.reindex(columns=order)
-    mean["mean"] = mean.drop(columns="mean").mean(axis=1, skipna=False)
     text = mean.map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
     deviation = spread.map(lambda value: "" if pd.isna(value) else f" ± {value:.3f}")
     return (text + deviation).loc[[name for name in names or mean.index if name in mean.index]]

@@ -394,24 +394,26 @@ def with_held_out_domain(split: Split):
 
 
 def summary(table: pd.DataFrame, protocol: str = "UCDR", gallery: str = "unseen", metric: str = "mAP@200"):
-    """Mean and standard deviation over the seeds: one row per method, one column per held-out domain, and `mean`."""
+    """Mean and standard deviation over the seeds: one row per method, one column per held-out domain, and `mean`, which
+    is NaN where a domain was not measured: the mean of other domains compares with nothing."""
     part = table[(table.protocol == protocol) & (table.gallery == gallery)]
     by_case = part.groupby(["method", "unseen_domain"])[metric]
     mean, spread = by_case.mean().unstack(), by_case.std().unstack()
-    mean["mean"] = mean.mean(axis=1)
+    mean["mean"] = mean.mean(axis=1, skipna=False)
     return mean.sort_values("mean"), spread
 
 
 def markdown(table: pd.DataFrame, **which: str) -> str:
     """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that
-    a run trains on (mean of the runs)."""
+    a run trains on (mean of the runs); a dash for what was not measured."""
     mean, spread = summary(table, **which)
     images = table.groupby("method").images.mean()
     lines = ["| method | " + " | ".join(mean.columns) + " | images |", "|---" * (len(mean.columns) + 2) + "|"]
     for method, row in mean.iterrows():
         deviation = spread.loc[method]
         cells = [
-            f"{value:.3f}" + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
+            ("–" if pd.isna(value) else f"{value:.3f}")
+            + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
             for name, value in row.items()
         ]
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {images[method]:,.0f} |")

@@ -27,7 +27,7 @@ from colab import origin, pages_address  # noqa: E402
 
 #: What the book is made of, or links to; other files of the repository are named in it as plain text.
 SOURCES = (
-    "README.md RESULTS.md CONTRIBUTING.md CHANGELOG.md LICENSE CITATION.cff pyproject.toml Makefile "
+    "README.md RESULTS.md CONTRIBUTING.md RELIABILITY.md CHANGELOG.md LICENSE CITATION.cff pyproject.toml Makefile "
     "notebooks assignments prosutils data_scripts studies figures"
 ).split()
 LEFT_OUT = (".*", "__pycache__", "artifacts", "*.zip", "*.pt", "*.safetensors")

@@ -17,6 +17,7 @@ include_patterns = [
     "notebooks/*.ipynb",
     "RESULTS.md",
     "CONTRIBUTING.md",
+    "RELIABILITY.md",
     "CHANGELOG.md",
     "assignments/README.md",
     "prosutils/data/*.md",
