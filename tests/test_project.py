@@ -143,7 +143,7 @@ IMPORT_NAMES = {
 def test_every_imported_package_is_listed_with_a_lower_bound(folder):
     own = {"prosutils", "tomli", "tomllib", "google", "oml"} | {
         path.stem
-        for name in ("data_scripts", "assignments", "notebooks", "site", "studies", "tests")
+        for name in ("data_scripts", "assignments", "notebooks", "site", "studies", "figures", "tests")
         for path in (ROOT / name).glob("*.py")
     }
     known = listed(*EXTRAS[folder])
