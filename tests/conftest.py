@@ -39,7 +39,7 @@ TOY_CLASSES = ("ball", "box", "cross", "gem", "house", "stripes")
 
 @pytest.fixture(scope="session")
 def npm_package():
-    """A function that fetches a package of npm, and skips the test where it cannot be had."""
+    """A function that fetches a package of npm, and skips the test if it is not available."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "site"))
     import npm
 
