@@ -10,12 +10,13 @@ dash stands for what was not measured, and for the mean of a row in which someth
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from prosutils.files import written_whole
-from prosutils.grid import PARTS, summary
+from prosutils.grid import PARTS, as_markdown, cells, markdown, summary
 from prosutils.tables import GRID, read_table
 
 HERE = Path(__file__).parent
@@ -24,56 +25,36 @@ BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(\n<!-- /table -->)", re.DOTA
 #: The far tier's domains and methods, in the order of reading.
 DOMAINS = ("chalk", "stamp", "blueprint", "cross_stitch", "mosaic")
 METHODS = ("Zero-shot CLIP", "Heads only", "Static prompts", "ProS", "ProS + heads", "Full fine-tuning")
-FAR = dict(preset="mini", protocol="UCDR", gallery="unseen")
-NEAR = dict(preset="mini-near", protocol="UCDR", gallery="unseen")
 
 
 def runs(file: str, names=None, **which: str) -> pd.DataFrame:
-    """The rows of a table of runs that have these values; of the methods `names` only, in this order."""
+    """The rows of a table of runs that have these values; of the methods `names` only, if given."""
     table = read_table(HERE / file, GRID)
     table = table[(table[list(which)] == pd.Series(which)).all(axis=1)]
     return table[table.method.isin(names)] if names else table
 
 
-def cells(table: pd.DataFrame, names=None) -> pd.DataFrame:
-    """One row for each method, one column of text for each held-out domain, and the mean over the domains."""
-    mean, spread = summary(table, table.protocol.iloc[0], table.gallery.iloc[0])
-    order = [*(name for name in DOMAINS if name in mean), *(name for name in mean if name not in DOMAINS)]
-    mean, spread = mean[order], spread.reindex(columns=order)
-    text = mean.map(lambda value: "–" if pd.isna(value) else f"{value:.3f}")
-    deviation = spread.map(lambda value: "" if pd.isna(value) else f" ± {value:.3f}")
-    return (text + deviation).loc[[name for name in names or mean.index if name in mean.index]]
-
-
-def markdown(table: pd.DataFrame, title: str = "method") -> str:
-    bold = {"ProS": "**ProS**"}
-    lines = [f"| {title} | {' | '.join(table)} |", "|---" * (len(table.columns) + 1) + "|"]
-    return "\n".join(lines + [f"| {bold.get(name, name)} | {' | '.join(row)} |" for name, row in table.T.items()])
-
-
-def far(protocol: str, gallery: str) -> str:
-    table = runs("results_baselines.csv", METHODS, **FAR | dict(protocol=protocol, gallery=gallery))
-    return markdown(cells(table, METHODS))
+def far_table(
+    file: str, names: Sequence[str], title: str = "method", protocol: str = "UCDR", gallery: str = "unseen"
+) -> str:
+    """The far tier's runs of some methods, in the order of reading."""
+    table = runs(file, names, preset="mini", protocol=protocol, gallery=gallery)
+    mean, spread = summary(table, protocol, gallery)
+    mean = mean.loc[[name for name in names if name in mean.index], [*(d for d in DOMAINS if d in mean), "mean"]]
+    return as_markdown(cells(mean, spread), title).replace("| ProS |", "| **ProS** |")
 
 
 def parts(of: str, title: str) -> str:
     names = [name for name in PARTS if name == of or name.startswith(f"{of}, ")]
-    return markdown(cells(runs("results_parts.csv", names, **FAR), names), title)
-
-
-def near() -> str:
-    table = runs("results_baselines.csv", **NEAR)
-    found = cells(table)
-    found["images"] = [f"{table[table.method == name].images.mean():,.0f}" for name in found.index]
-    return markdown(found)
+    return far_table("results_parts.csv", names, title)
 
 
 TABLES = {
-    "far-ucdr": lambda: far("UCDR", "unseen"),
-    "far-udcdr": lambda: far("UdCDR", "seen"),
+    "far-ucdr": lambda: far_table("results_baselines.csv", METHODS),
+    "far-udcdr": lambda: far_table("results_baselines.csv", METHODS, protocol="UdCDR", gallery="seen"),
     "parts-frozen": lambda: parts("ProS", "ProS, projections frozen"),
     "parts-trained": lambda: parts("ProS + heads", "ProS, projections trained"),
-    "near-ucdr": near,
+    "near-ucdr": lambda: markdown(runs("results_baselines.csv", preset="mini-near")),
 }
 
 

@@ -406,18 +406,22 @@ def summary(table: pd.DataFrame, protocol: str = "UCDR", gallery: str = "unseen"
 def markdown(table: pd.DataFrame, **which: str) -> str:
     """`summary` as a Markdown table: mean ± standard deviation where there are two seeds or more, and the images that
     a run trains on (mean of the runs); a dash for what was not measured."""
-    mean, spread = summary(table, **which)
-    images = table.groupby("method").images.mean()
-    lines = ["| method | " + " | ".join(mean.columns) + " | images |", "|---" * (len(mean.columns) + 2) + "|"]
-    for method, row in mean.iterrows():
-        deviation = spread.loc[method]
-        cells = [
-            ("–" if pd.isna(value) else f"{value:.3f}")
-            + (f" ± {deviation[name]:.3f}" if pd.notna(deviation.get(name)) else "")
-            for name, value in row.items()
-        ]
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {images[method]:,.0f} |")
-    return "\n".join(lines)
+    text, images = cells(*summary(table, **which)), table.groupby("method").images.mean()
+    return as_markdown(text.assign(images=[f"{images[method]:,.0f}" for method in text.index]))
+
+
+def cells(mean: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
+    """What `summary` gives, as text: mean ± standard deviation."""
+    deviation = spread.reindex(index=mean.index, columns=mean.columns)
+    return mean.map(lambda value: "–" if pd.isna(value) else f"{value:.3f}") + deviation.map(
+        lambda value: "" if pd.isna(value) else f" ± {value:.3f}"
+    )
+
+
+def as_markdown(text: pd.DataFrame, title: str = "method") -> str:
+    """Text as a Markdown table, with the index as the first column."""
+    lines = [f"| {title} | {' | '.join(text)} |", "|---" * (len(text.columns) + 1) + "|"]
+    return "\n".join(lines + [f"| {name} | {' | '.join(row)} |" for name, row in text.T.items()])
 
 
 def held_out_domains(config: Config, domains: Sequence[str] = (), data: Path | None = None) -> list[str]:
